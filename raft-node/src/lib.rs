@@ -1,1 +1,10 @@
-//! Placeholder.
+//! A host for any replicated state machine: openraft over [`rpc_core`], log and state in sled.
+//!
+//! Layers, each knowing only the ones before it: [`disk`] (the seam to real and simulated disks) -> [`types`]
+//! (openraft's type configuration, behind which all of openraft stays) -> [`command`] (the log format) ->
+//! [`machine`] (what a user implements). Nothing in this crate knows keys, command lines or HTTP.
+
+pub mod command;
+pub mod disk;
+pub mod machine;
+mod types;

@@ -1,0 +1,86 @@
+//! The seam to the disk: an ordered byte store and a directory of files.
+//!
+//! It lies low on purpose: all house logic above it (redo record, pieces, checksums, purge order, generation switch,
+//! snapshot files, identity) is one code for the real disk and the simulated one. The adapters below it are thin.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rpc_core::runtime::BoxFuture;
+
+/// Both halves of one node's disk. Cheap to clone.
+#[derive(Clone)]
+pub struct Disk {
+    /// The ordered byte store.
+    pub store: Arc<dyn Store>,
+    /// Plain files beside it: snapshots, identity.
+    pub files: Arc<dyn Files>,
+}
+
+/// An ordered byte store with named trees.
+///
+/// All operations of all trees have one global order, the order in which the calls returned. After a crash the store
+/// holds a *prefix* of that order which contains at least everything that was written before the last completed
+/// [`Store::sync`] was called. One insert or remove is atomic; nothing larger is.
+/// An error is sticky: the store is poisoned, every later call fails, the process must be restarted.
+/// Writes return without waiting for the disk.
+pub trait Store: Send + Sync + 'static {
+    /// Sets `key` of `tree`.
+    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()>;
+
+    /// Removes `key` of `tree`, if it is there.
+    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()>;
+
+    /// The value of `key` of `tree`.
+    fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>>;
+
+    /// Up to `limit` pairs with `from <= key` and, if given, `key < to`, ascending.
+    fn range(&self, tree: &str, from: &[u8], to: Option<&[u8]>, limit: usize) -> io::Result<Vec<(Bytes, Bytes)>>;
+
+    /// The pair with the greatest key of `tree`.
+    fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>>;
+
+    /// The names of all trees that hold anything, ascending.
+    fn trees(&self) -> io::Result<Vec<String>>;
+
+    /// Removes `tree` with all that is in it. Not atomic; a crash may leave a part.
+    fn drop_tree(&self, tree: &str) -> io::Result<()>;
+
+    /// Makes everything durable that was written before this call. Blocks the thread on a real disk while polled
+    /// (only the writer thread calls it); takes virtual time in simulation.
+    fn sync(&self) -> BoxFuture<io::Result<()>>;
+}
+
+/// A flat directory of files. Names hold no separators.
+///
+/// What was written is durable after [`Files::sync`] of that file; that a name exists, or leads to another file, is
+/// durable only after [`Files::sync_directory`].
+pub trait Files: Send + Sync + 'static {
+    /// The names of all files, ascending.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// The size of a file in bytes; an error of kind `NotFound` if there is none.
+    fn size(&self, name: &str) -> io::Result<u64>;
+
+    /// Up to `length` bytes at `offset`; fewer at the end of the file.
+    fn read(&self, name: &str, offset: u64, length: usize) -> io::Result<Bytes>;
+
+    /// Creates or empties a file.
+    fn create(&self, name: &str) -> io::Result<()>;
+
+    /// Writes at `offset`, extending the file if needed (a gap reads as zeros).
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes the content of a file durable. Blocks while polled on a real disk; takes virtual time in simulation.
+    fn sync(&self, name: &str) -> BoxFuture<io::Result<()>>;
+
+    /// Renames a file, replacing what had the new name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file, if it is there.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creations, renames and removals durable.
+    fn sync_directory(&self) -> BoxFuture<io::Result<()>>;
+}
