@@ -1,1 +1,35 @@
-//! Placeholder.
+//! Sockets and clocks: the only place that touches the machine.
+//!
+//! [`udp`] is the real socket (quinn-udp: batches, GSO, GRO), [`system`] the real runtime, [`fault`] the seeded link
+//! policy that both the real and the simulated network obey.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::endpoint::Transmit;
+
+pub mod system;
+pub mod udp;
+
+/// A socket that carries datagrams.
+pub trait DatagramSocket: Send + Sync + 'static {
+    /// The address it is bound to.
+    fn local_addr(&self) -> SocketAddr;
+
+    /// Appends a batch of received datagrams to `datagrams`; at least one when ready.
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        datagrams: &mut Vec<(SocketAddr, Bytes)>,
+    ) -> Poll<io::Result<()>>;
+
+    /// Sends the datagrams in `contents`: all of `transmit.segment_size` bytes, the last one may be shorter.
+    /// What the socket cannot take (a full buffer, an unreachable network) is lost, as on any network.
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit, contents: &[u8]) -> Poll<()>;
+
+    /// The most segments that one send may hold.
+    fn segments_max(&self) -> usize;
+}

@@ -1,0 +1,134 @@
+//! A UDP socket by quinn-udp on tokio: batches of datagrams, GSO and GRO where the kernel has them.
+
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
+use tokio::io::Interest;
+
+use super::DatagramSocket;
+use crate::endpoint::Transmit;
+
+/// Receive buffers per call. With GRO each may hold up to 64 KiB of datagrams of one sender.
+const BATCH_COUNT: usize = 8;
+/// Bytes of one receive buffer: the most that one UDP receive can give.
+const BUFFER_SIZE: usize = 64 * 1024;
+/// What is asked of the kernel for each direction; it grants at most net.core.{r,w}mem_max.
+const KERNEL_BUFFER_SIZE: usize = 4 * 1024 * 1024;
+
+/// A bound UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: tokio::net::UdpSocket,
+    state: UdpSocketState,
+    local_addr: SocketAddr,
+    /// Reused for every receive; only the driver task takes it.
+    buffers: Mutex<Vec<u8>>,
+}
+
+impl UdpSocket {
+    /// Binds to `address` (port 0: any free one). Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the address is taken or not of this machine, or no tokio runtime is current.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = std::net::UdpSocket::bind(address)?;
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        // Small kernel buffers only lose more datagrams under bursts; that is no reason to refuse to start.
+        let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), KERNEL_BUFFER_SIZE);
+        let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), KERNEL_BUFFER_SIZE);
+        let local_addr = socket.local_addr()?;
+        Ok(Self { socket, state, local_addr, buffers: Mutex::new(vec![0; BATCH_COUNT * BUFFER_SIZE]) })
+    }
+}
+
+impl DatagramSocket for UdpSocket {
+    fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        datagrams: &mut Vec<(SocketAddr, Bytes)>,
+    ) -> Poll<io::Result<()>> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            ready!(self.socket.poll_recv_ready(cx))?;
+            let mut metas = [RecvMeta::default(); BATCH_COUNT];
+            let received = self.socket.try_io(Interest::READABLE, || {
+                let mut chunks = buffers.chunks_exact_mut(BUFFER_SIZE);
+                let mut slices: [IoSliceMut<'_>; BATCH_COUNT] =
+                    std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+                self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas)
+            });
+            let count = match received {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                // ICMP errors of earlier sends; the datagrams of other peers behind them still count.
+                Err(error) if is_peer_error(&error) => continue,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            for (meta, chunk) in metas.iter().zip(buffers.chunks_exact(BUFFER_SIZE)).take(count) {
+                let batch = Bytes::copy_from_slice(&chunk[..meta.len.min(BUFFER_SIZE)]);
+                let stride = meta.stride.max(1);
+                let mut start = 0;
+                while start < batch.len() {
+                    let end = (start + stride).min(batch.len());
+                    datagrams.push((meta.addr, batch.slice(start..end)));
+                    start = end;
+                }
+            }
+            if !datagrams.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit, contents: &[u8]) -> Poll<()> {
+        let datagrams = quinn_udp::Transmit {
+            destination: transmit.destination,
+            ecn: None,
+            contents,
+            segment_size: transmit.segment_size,
+            src_ip: None,
+        };
+        loop {
+            if ready!(self.socket.poll_send_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let sent = self.socket.try_io(Interest::WRITABLE, || {
+                self.state.try_send(UdpSockRef::from(&self.socket), &datagrams)
+            });
+            match sent {
+                Ok(()) => return Poll::Ready(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    tracing::trace!(destination = %transmit.destination, %error, "datagram not sent");
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+
+    fn segments_max(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+}
+
+fn is_peer_error(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::Interrupted
+    )
+}

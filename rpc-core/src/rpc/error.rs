@@ -1,0 +1,249 @@
+//! Errors are part of the protocol: a code, what became of the call, where it arose, and what to do.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What became of a call that has no result. The worst over its transmissions: *unknown* beats *not executed*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The method certainly did not start and never will.
+    NotExecuted,
+    /// The method ran and answered this error.
+    Executed,
+    /// It may have run, may be running, or may not.
+    Unknown,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotExecuted => "not executed",
+            Self::Executed => "executed",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What went wrong. The numbers travel on the wire (docs/PROTOCOL.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "u16", from = "u16")]
+pub enum Code {
+    /// The body is not what the method takes.
+    BadRequest,
+    /// No such method at the peer.
+    MethodNotFound,
+    /// The deadline passed.
+    Timeout,
+    /// The handler failed in a way it does not name (it panicked).
+    Internal,
+    /// The peer does not know who we are.
+    Unauthorized,
+    /// A limit of the peer is reached; try later.
+    ServerBusy,
+    /// The caller gave up.
+    Cancelled,
+    /// The connection ended.
+    ConnectionLost,
+    /// A body is larger than a limit.
+    TooLarge,
+    /// The two sides share no protocol version.
+    Version,
+    /// The peer knows who we are, and refuses.
+    Forbidden,
+    /// The handler stopped before its work was done.
+    Aborted,
+    /// The peer is shutting down and takes no new calls.
+    Draining,
+    /// The answer is not kept any more, only the fact that the call ran.
+    UnknownOutcome,
+    /// Exclusive access is held by somebody else.
+    Locked,
+    /// An answer could not be read.
+    Codec,
+    /// A code that this version does not know.
+    Other(u16),
+}
+
+const CODES: [(Code, u16); 16] = [
+    (Code::BadRequest, 1),
+    (Code::MethodNotFound, 2),
+    (Code::Timeout, 3),
+    (Code::Internal, 4),
+    (Code::Unauthorized, 5),
+    (Code::ServerBusy, 6),
+    (Code::Cancelled, 7),
+    (Code::ConnectionLost, 8),
+    (Code::TooLarge, 9),
+    (Code::Version, 10),
+    (Code::Forbidden, 11),
+    (Code::Aborted, 12),
+    (Code::Draining, 13),
+    (Code::UnknownOutcome, 14),
+    (Code::Locked, 15),
+    (Code::Codec, 16),
+];
+
+impl Code {
+    /// Whether the same call may succeed if it is tried again later.
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::ServerBusy | Self::ConnectionLost | Self::Draining | Self::Aborted | Self::Locked
+        )
+    }
+}
+
+impl From<Code> for u16 {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::Other(number) => number,
+            known => CODES.iter().find(|(code, _)| *code == known).map_or(0, |(_, number)| *number),
+        }
+    }
+}
+
+impl From<u16> for Code {
+    fn from(number: u16) -> Self {
+        CODES.iter().find(|(_, known)| *known == number).map_or(Self::Other(number), |(code, _)| *code)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::BadRequest => "BAD_REQUEST",
+            Self::MethodNotFound => "METHOD_NOT_FOUND",
+            Self::Timeout => "TIMEOUT",
+            Self::Internal => "INTERNAL",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::ServerBusy => "SERVER_BUSY",
+            Self::Cancelled => "CANCELLED",
+            Self::ConnectionLost => "CONNECTION_LOST",
+            Self::TooLarge => "TOO_LARGE",
+            Self::Version => "VERSION",
+            Self::Forbidden => "FORBIDDEN",
+            Self::Aborted => "ABORTED",
+            Self::Draining => "DRAINING",
+            Self::UnknownOutcome => "UNKNOWN_OUTCOME",
+            Self::Locked => "LOCKED",
+            Self::Codec => "CODEC",
+            Self::Other(number) => return write!(f, "CODE_{number}"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// An error of the RPC system itself, as opposed to a method's own error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RpcError {
+    /// What went wrong.
+    pub code: Code,
+    /// What became of the call.
+    pub outcome: Outcome,
+    /// For people; programs branch on `code` and `outcome`.
+    pub message: String,
+    /// Where it arose; `None` on this side.
+    pub origin: Option<Origin>,
+    /// How long to wait before the next try, if the peer said so.
+    pub retry_after: Option<Duration>,
+}
+
+impl RpcError {
+    /// An error without origin.
+    pub fn new(code: Code, outcome: Outcome, message: impl Into<String>) -> Self {
+        Self { code, outcome, message: message.into(), origin: None, retry_after: None }
+    }
+
+    /// An error of a call that certainly did not start.
+    pub fn not_executed(code: Code, message: impl Into<String>) -> Self {
+        Self::new(code, Outcome::NotExecuted, message)
+    }
+}
+
+impl fmt::Display for RpcError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.code, self.outcome, self.message)?;
+        if let Some(origin) = &self.origin {
+            write!(f, " [{} at {}]", origin.method, origin.address)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for RpcError {}
+
+/// The peer and method that an error comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The address under which the caller reached it.
+    pub address: SocketAddr,
+    /// The full name of the method, or its id where the peer does not know the name.
+    pub method: String,
+}
+
+/// Why a call has no result: the method's own typed error, or an error of the RPC system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallError<E> {
+    /// The method ran and answered this.
+    Method(E),
+    /// The call failed around the method; `outcome` says whether it may have run.
+    Rpc(RpcError),
+}
+
+impl<E> CallError<E> {
+    /// What became of the call.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Method(_) => Outcome::Executed,
+            Self::Rpc(error) => error.outcome,
+        }
+    }
+}
+
+impl<E> From<RpcError> for CallError<E> {
+    fn from(error: RpcError) -> Self {
+        Self::Rpc(error)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for CallError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method(error) => error.fmt(f),
+            Self::Rpc(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> std::error::Error for CallError<E> {}
+
+/// The error type of methods that have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Never {}
+
+impl fmt::Display for Never {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_survives_the_wire() {
+        for number in 0..20 {
+            assert_eq!(u16::from(Code::from(number)), number);
+        }
+        assert_eq!(Code::from(13), Code::Draining);
+    }
+
+    #[test]
+    fn unknown_is_the_worst_outcome() {
+        assert!(Outcome::Unknown > Outcome::Executed && Outcome::Executed > Outcome::NotExecuted);
+    }
+}
