@@ -1,0 +1,66 @@
+//! The limits and timings of an endpoint and its connections.
+
+use std::time::Duration;
+
+use crate::wire::SETUP_DATAGRAM_SIZE;
+
+/// Limits and timings. Both ends of a connection may be configured differently: what one end must know of the other
+/// travels in the setup exchange, and each sender keeps to the smaller of the two.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Largest datagram sent or accepted, in bytes of UDP payload. Default 1,200, which every path carries; values
+    /// outside 1,200..=65,000 are moved to the nearer end. Larger datagrams that arrive are still read.
+    pub datagram_size_max: usize,
+    /// Largest body of one request or response, in bytes. Default 64 MiB. A larger one is refused locally with
+    /// [`SendError::TooLarge`](super::SendError::TooLarge); a peer that sends one is disconnected.
+    pub message_size_max: usize,
+    /// Open calls per connection and direction. Default 1,024. Above it a local request is refused with
+    /// [`SendError::Busy`](super::SendError::Busy), a request of the peer is answered SERVER_BUSY without being
+    /// executed, and a peer far above it is disconnected.
+    pub calls_max: u32,
+    /// Bytes of large messages (those that do not fit one packet) that the peer may have started and that are not
+    /// completely acknowledged, per lane. Default 16 MiB. One message of up to `message_size_max` is always allowed
+    /// when it is alone in its lane; a peer above the limit is disconnected. Bounds the memory for reassembly.
+    pub message_window: u64,
+    /// Bytes of answers kept per connection, after they were delivered, for requests that are repeated. Default
+    /// 4 MiB. Above it the oldest is forgotten; a repeat of its request is answered UNKNOWN_OUTCOME, never executed.
+    pub answers_kept_bytes: usize,
+    /// Connections that peers may hold open. Default 10,000. Above it a setup attempt is dropped and counted; the
+    /// peer repeats it until its own setup timeout. Connections that this side opens are not limited.
+    pub connections_max: usize,
+    /// How long an acknowledgement may wait for a packet to ride on. Default 1 ms.
+    pub ack_delay_max: Duration,
+    /// Round trip time assumed before the first measurement. Default 10 ms.
+    pub initial_rtt: Duration,
+    /// Upper bound of the probe timeout however often it expired, so that a healed partition is noticed within it.
+    /// Default 1 s.
+    pub pto_max: Duration,
+    /// A peer that was silent for so long while something was expected of it is lost; a connection without an open
+    /// call is closed after so long without traffic. Default 10 s.
+    pub idle_timeout: Duration,
+    /// A connection with open calls, or one marked with [`Endpoint::keep`](crate::endpoint::Endpoint::keep), that
+    /// heard nothing for so long asks whether the peer is there. Default 3 s.
+    pub keep_alive: Duration,
+    /// A setup exchange is repeated (20 ms after the first attempt, doubling up to 1 s) until it is answered or so
+    /// much time has passed; then the connection is lost. Default 5 s.
+    pub setup_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            datagram_size_max: SETUP_DATAGRAM_SIZE,
+            message_size_max: 64 << 20,
+            calls_max: 1_024,
+            message_window: 16 << 20,
+            answers_kept_bytes: 4 << 20,
+            connections_max: 10_000,
+            ack_delay_max: Duration::from_millis(1),
+            initial_rtt: Duration::from_millis(10),
+            pto_max: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(3),
+            setup_timeout: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What an endpoint counts, one number per cause.
+
+/// Totals since the endpoint was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Datagrams handed out for sending.
+    pub datagrams_sent: u64,
+    /// Bytes in them.
+    pub bytes_sent: u64,
+    /// Datagrams handed in.
+    pub datagrams_received: u64,
+    /// Bytes in them.
+    pub bytes_received: u64,
+    /// Connections established, in either direction.
+    pub connections_established: u64,
+    /// Connections lost or closed after they were established.
+    pub connections_lost: u64,
+    /// Packets declared lost.
+    pub packets_lost: u64,
+    /// Frames put into a packet again.
+    pub frames_retransmitted: u64,
+    /// Probe timeouts that expired.
+    pub pto_expired: u64,
+    /// Setup packets sent again.
+    pub setups_retransmitted: u64,
+    /// Requests of our own that were started.
+    pub requests_sent: u64,
+    /// Requests of peers that were handed to the layer above.
+    pub requests_received: u64,
+    /// Repeated requests of peers that were not executed again.
+    pub requests_duplicate: u64,
+    /// Requests of peers refused because their deadline had passed.
+    pub requests_late: u64,
+    /// Requests of peers refused because too many were open.
+    pub requests_busy: u64,
+    /// Requests of peers refused while draining.
+    pub requests_draining: u64,
+    /// Stored answers sent again for a repeated request.
+    pub answers_repeated: u64,
+    /// Stored answers forgotten to stay below the limit.
+    pub answers_evicted: u64,
+    /// Stateless resets sent for packets of unknown connections.
+    pub resets_sent: u64,
+    /// Stateless resets that ended a connection.
+    pub resets_received: u64,
+    /// Datagrams dropped: too short for what they claim to be.
+    pub dropped_truncated: u64,
+    /// Datagrams dropped: their first bits name no kind of packet.
+    pub dropped_bad_header: u64,
+    /// Datagrams dropped: checksum.
+    pub dropped_bad_checksum: u64,
+    /// Datagrams dropped: no such connection.
+    pub dropped_unknown_connection: u64,
+    /// Datagrams dropped: from a process of the peer that is not the one this connection was made with.
+    pub dropped_wrong_epoch: u64,
+    /// Datagrams dropped: a frame or a setup body could not be read, or broke the protocol.
+    pub dropped_bad_frame: u64,
+    /// Datagrams dropped: setup with a version that is not spoken here.
+    pub dropped_unknown_version: u64,
+    /// Datagrams dropped: of a known connection, from another address.
+    pub dropped_unexpected_address: u64,
+    /// Datagrams dropped: packet number seen before, or too old to tell.
+    pub dropped_duplicate: u64,
+    /// Datagrams dropped: not expected in the state of the connection.
+    pub dropped_unexpected: u64,
+    /// Setup packets dropped: as many connections as allowed.
+    pub dropped_connections_max: u64,
+    /// Packets of unknown connections that got no reset because too many were sent lately.
+    pub dropped_resets_max: u64,
+}
