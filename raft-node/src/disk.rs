@@ -36,7 +36,13 @@ pub trait Store: Send + Sync + 'static {
     fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>>;
 
     /// Up to `limit` pairs with `from <= key` and, if given, `key < to`, ascending.
-    fn range(&self, tree: &str, from: &[u8], to: Option<&[u8]>, limit: usize) -> io::Result<Vec<(Bytes, Bytes)>>;
+    fn range(
+        &self,
+        tree: &str,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> io::Result<Vec<(Bytes, Bytes)>>;
 
     /// The pair with the greatest key of `tree`.
     fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>>;

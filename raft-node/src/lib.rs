@@ -7,4 +7,5 @@
 pub mod command;
 pub mod disk;
 pub mod machine;
+mod runtime;
 mod types;

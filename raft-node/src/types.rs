@@ -14,7 +14,7 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = Member,
-        AsyncRuntime = openraft::TokioRuntime,
+        AsyncRuntime = crate::runtime::NodeRuntime,
 );
 
 /// One command, encoded once ([`crate::command::Command::encode`]) and passed on as bytes.
