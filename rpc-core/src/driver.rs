@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::endpoint::Transmit;
 
+pub mod fault;
 pub mod system;
 pub mod udp;
 

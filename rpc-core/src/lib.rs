@@ -12,6 +12,7 @@ pub mod conn;
 pub mod driver;
 pub mod endpoint;
 pub mod peer;
+pub mod random;
 pub mod rpc;
 pub mod runtime;
 pub mod sim;

@@ -1,0 +1,162 @@
+//! The simulated network: sockets, links with policies, arrivals as timers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::executor::Life;
+use super::trace::{Trace, TraceLine};
+use super::{NodeNumber, Shared, State};
+use crate::driver::DatagramSocket;
+use crate::driver::fault::{FaultHits, LinkPolicy};
+use crate::endpoint::Transmit;
+use crate::random::SeededRandom;
+
+/// Datagrams that wait in one socket; more are dropped, as a kernel does.
+const INBOX_COUNT_MAX: usize = 4_096;
+/// Segments per send, as with GSO.
+const SEGMENTS_MAX: usize = 16;
+/// Datagrams handed over per receive call.
+const BATCH_COUNT_MAX: usize = 64;
+
+pub(super) struct Network {
+    sockets: BTreeMap<SocketAddr, Socket>,
+    pub(super) links: BTreeMap<(NodeNumber, NodeNumber), LinkPolicy>,
+    pub(super) default: LinkPolicy,
+    pub(super) hits: FaultHits,
+    random: SeededRandom,
+}
+
+struct Socket {
+    node: NodeNumber,
+    inbox: VecDeque<(SocketAddr, Bytes)>,
+    waker: Option<Waker>,
+}
+
+/// A datagram on its way.
+pub(super) struct Arrival {
+    from: SocketAddr,
+    to: SocketAddr,
+    datagram: Bytes,
+}
+
+impl Network {
+    pub(super) fn new(random: SeededRandom) -> Self {
+        let default = LinkPolicy { delay_min_us: 50, delay_max_us: 500, ..LinkPolicy::default() };
+        let (sockets, links) = (BTreeMap::new(), BTreeMap::new());
+        Self { sockets, links, default, hits: FaultHits::default(), random }
+    }
+
+    pub(super) fn open(&mut self, node: NodeNumber, address: SocketAddr) {
+        assert!(!self.sockets.contains_key(&address), "address {address} is taken");
+        self.sockets.insert(address, Socket { node, inbox: VecDeque::new(), waker: None });
+    }
+
+    pub(super) fn close_node(&mut self, node: NodeNumber) {
+        self.sockets.retain(|_, socket| socket.node != node);
+    }
+
+    /// Puts a datagram into its socket and gives the waker of who waits there.
+    pub(super) fn arrive(&mut self, now: u64, arrival: Arrival, trace: &mut Trace) -> Option<Waker> {
+        let Arrival { from, to, datagram } = arrival;
+        let socket = self.sockets.get_mut(&to)?;
+        if socket.inbox.len() >= INBOX_COUNT_MAX {
+            return None;
+        }
+        let crc = crc32c::crc32c(&datagram);
+        trace.record(now, TraceLine::Delivered { from, to, size: datagram.len(), crc });
+        socket.inbox.push_back((from, datagram));
+        socket.waker.take()
+    }
+}
+
+/// A socket in a simulated world. Closed when its node crashes or it is dropped.
+pub struct SimSocket {
+    shared: Arc<Shared>,
+    node: NodeNumber,
+    life: Life,
+    address: SocketAddr,
+}
+
+impl SimSocket {
+    pub(super) fn new(shared: Arc<Shared>, node: NodeNumber, life: Life, address: SocketAddr) -> Self {
+        Self { shared, node, life, address }
+    }
+
+    fn is_open(&self, state: &State) -> bool {
+        state.executor.life(self.node) == Some(self.life)
+    }
+}
+
+impl DatagramSocket for SimSocket {
+    fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        datagrams: &mut Vec<(SocketAddr, Bytes)>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        if !self.is_open(&state) {
+            return Poll::Pending;
+        }
+        let Some(socket) = state.network.sockets.get_mut(&self.address) else { return Poll::Pending };
+        if socket.inbox.is_empty() {
+            socket.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let count = socket.inbox.len().min(BATCH_COUNT_MAX);
+        datagrams.extend(socket.inbox.drain(..count));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send(&self, _cx: &mut Context<'_>, transmit: &Transmit, contents: &[u8]) -> Poll<()> {
+        let mut state = self.shared.lock();
+        if !self.is_open(&state) {
+            return Poll::Ready(());
+        }
+        let State { executor, network, trace, .. } = &mut *state;
+        let (from, to) = (self.address, transmit.destination);
+        let receiver = network.sockets.get(&to).map(|socket| socket.node);
+        let link = receiver.and_then(|receiver| network.links.get(&(self.node, receiver)));
+        let policy = *link.unwrap_or(&network.default);
+        for segment in contents.chunks(transmit.segment_size.unwrap_or(contents.len()).max(1)) {
+            let datagram = Bytes::copy_from_slice(segment);
+            let (size, crc) = (datagram.len(), crc32c::crc32c(&datagram));
+            let pieces = policy.judge(&mut network.random, datagram, &mut network.hits);
+            trace.record(executor.now(), TraceLine::Sent { from, to, size, crc, copies: pieces.len() });
+            for (delay, datagram) in pieces {
+                let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+                executor.arrive_later(delay_ns, Arrival { from, to, datagram });
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn segments_max(&self) -> usize {
+        SEGMENTS_MAX
+    }
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if self.is_open(&state) {
+            let socket = state.network.sockets.remove(&self.address);
+            drop(state);
+            drop(socket);
+        }
+    }
+}
+
+impl std::fmt::Debug for SimSocket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SimSocket({} of node {})", self.address, self.node)
+    }
+}
