@@ -1,17 +1,54 @@
 //! What a user holds: one [`Peer`] per socket, server and client at once.
+//!
+//! One task drives the socket: it receives a batch, hands it to the endpoint, starts handlers, lets everything that
+//! was woken run once, and then flushes, so that requests, answers and acknowledgements share datagrams.
+
+mod channel;
+mod driver;
+mod state;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
+use self::channel::{Link, Target};
+use self::state::{MethodTable, State};
 use crate::driver::DatagramSocket;
-use crate::endpoint;
+use crate::endpoint::{self, Endpoint};
+use crate::rpc::registry::NameCollision;
 use crate::rpc::{Remote, Services};
 use crate::runtime::Runtime;
+use crate::wire::close;
+
+/// Handlers that run at once on one peer; a call above that is answered SERVER_BUSY before it starts.
+pub const HANDLERS_MAX: usize = 65_536;
 
 /// One socket with its services and its connections. Cheap to clone; lives until it is closed.
-#[derive(Clone, Debug)]
-pub struct Peer {}
+#[derive(Clone)]
+pub struct Peer {
+    inner: Arc<Inner>,
+}
+
+/// What the handles, the channels and the driver task share.
+struct Inner {
+    runtime: Runtime,
+    methods: MethodTable,
+    local_addr: SocketAddr,
+    state: Mutex<State>,
+    /// Work for the driver: something to send, or the end.
+    wake: Notify,
+    /// The driver ended, or a drain is complete.
+    quiet: Notify,
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Peer {
     /// Starts building a peer.
@@ -21,29 +58,70 @@ impl Peer {
 
     /// The address of the socket.
     pub fn local_addr(&self) -> SocketAddr {
-        unimplemented!()
+        self.inner.local_addr
     }
 
     /// The peer at `address`. Nothing is sent before the first call; a lost connection is made again by the next one.
     pub fn remote(&self, address: SocketAddr) -> Remote {
-        let _ = address;
-        unimplemented!()
+        let target = Target::Address(address);
+        Remote::new(Arc::new(Link { inner: Arc::clone(&self.inner), target }))
     }
 
     /// Refuses new calls, lets the open ones end for at most `grace`, then closes.
     pub async fn drain(&self, grace: Duration) {
-        let _ = grace;
-        unimplemented!()
+        {
+            let mut state = self.inner.lock();
+            state.draining = true;
+            state.endpoint.drain(self.inner.runtime.now());
+        }
+        self.inner.wake.notify_one();
+        let idle = async {
+            loop {
+                let quiet = self.inner.quiet.notified();
+                if self.inner.lock().is_quiet() {
+                    return;
+                }
+                quiet.await;
+            }
+        };
+        // Whether it was idle or the grace is over, the next step is the same.
+        let _ = self.inner.runtime.timeout(grace, idle).await;
+        self.close().await;
     }
 
-    /// Tells all peers and ends at once. Open calls end with an error.
+    /// Tells all peers and ends. Open calls end with an error, handlers are dropped.
     pub async fn close(&self) {
-        unimplemented!()
+        {
+            let mut state = self.inner.lock();
+            state.closing = true;
+            state.endpoint.close_all(self.inner.runtime.now(), close::NORMAL, "closed");
+        }
+        self.inner.wake.notify_one();
+        self.closed().await;
     }
 
-    /// What was sent, received, lost, dropped.
+    /// Completes when the peer has ended: closed, or its socket failed.
+    pub async fn closed(&self) {
+        loop {
+            let quiet = self.inner.quiet.notified();
+            if self.inner.lock().ended {
+                // Others may wait for the same.
+                self.inner.quiet.notify_one();
+                return;
+            }
+            quiet.await;
+        }
+    }
+
+    /// What was sent, received, lost, dropped since the start.
     pub fn counters(&self) -> endpoint::Counters {
-        unimplemented!()
+        self.inner.lock().endpoint.counters().clone()
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Peer({})", self.inner.local_addr)
     }
 }
 
@@ -73,12 +151,21 @@ impl Builder {
     ///
     /// # Errors
     /// When two methods share one wire id.
-    pub fn start_insecure(
-        self,
-        socket: impl DatagramSocket,
-    ) -> Result<Peer, crate::rpc::registry::NameCollision> {
-        let _ = (self.runtime, self.services, self.config, socket);
-        unimplemented!()
+    pub fn start_insecure(self, socket: impl DatagramSocket) -> Result<Peer, NameCollision> {
+        let Self { runtime, services, config, .. } = self;
+        let random = runtime.clone();
+        let (epoch, client_id) = (runtime.random_u64(), runtime.random_u128());
+        let endpoint = Endpoint::new(config, epoch, client_id, Box::new(move || random.random_u64()));
+        let inner = Arc::new(Inner {
+            runtime: runtime.clone(),
+            methods: services.table()?,
+            local_addr: socket.local_addr(),
+            state: Mutex::new(State::new(endpoint)),
+            wake: Notify::new(),
+            quiet: Notify::new(),
+        });
+        runtime.spawn("peer driver", driver::drive(Arc::clone(&inner), socket));
+        Ok(Peer { inner })
     }
 }
 

@@ -126,35 +126,30 @@ impl Default for Options {
 macro_rules! options {
     () => {
         /// How long the call may take, retries included; [`TIMEOUT_DEFAULT`] unless set.
-        #[must_use]
         pub fn timeout(mut self, timeout: Duration) -> Self {
             self.options.timeout = timeout;
             self
         }
 
         /// When the call ends at the latest; overrides the timeout.
-        #[must_use]
         pub fn deadline(mut self, deadline: Instant) -> Self {
             self.options.deadline = Some(deadline);
             self
         }
 
         /// Before what the call is sent.
-        #[must_use]
         pub fn lane(mut self, lane: Lane) -> Self {
             self.options.lane = lane;
             self
         }
 
         /// Says that a repeated execution changes nothing: the call is then retried after an unknown outcome too.
-        #[must_use]
         pub fn idempotent(mut self, idempotent: bool) -> Self {
             self.options.idempotent = idempotent;
             self
         }
 
         /// Leaves every error to the caller: one transmission only.
-        #[must_use]
         pub fn once(mut self) -> Self {
             self.options.retry = false;
             self

@@ -1,0 +1,253 @@
+//! The task that drives one socket.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+
+use super::channel::{Link, Target};
+use super::state::{Ended, State};
+use super::{HANDLERS_MAX, Inner};
+use crate::driver::DatagramSocket;
+use crate::endpoint::{CallId, ConnId, Event};
+use crate::rpc::registry::{Ctx, Method};
+use crate::rpc::{Code, Failure, MethodId, Outcome, Remote, RpcError, codec};
+use crate::runtime::{BoxFuture, Instant, Task};
+use crate::wire::status;
+
+/// Moves datagrams between the socket and the endpoint until the peer is closed or the socket fails.
+pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
+    let mut datagrams = Vec::new();
+    let mut buffer = Vec::new();
+    let mut timer = Timer { deadline: None, sleep: None };
+    loop {
+        timer.set(&inner, inner.lock().endpoint.poll_timeout());
+        if let Err(error) = wait(&inner, &socket, &mut timer, &mut datagrams).await {
+            tracing::error!(local_addr = %inner.local_addr, %error, "socket failed");
+            inner.lock().closing = true;
+        }
+        turn(&inner, &mut datagrams);
+        // Callers and handlers that were woken speak first, then all of it is sent together.
+        yield_once().await;
+        flush(&inner, &socket, &mut buffer).await;
+        let mut state = inner.lock();
+        if state.closing {
+            let ended = state.end();
+            drop(state);
+            drop(ended);
+            inner.quiet.notify_waiters();
+            inner.quiet.notify_one();
+            return;
+        }
+        if state.draining && state.is_quiet() {
+            drop(state);
+            inner.quiet.notify_one();
+        }
+    }
+}
+
+/// Waits for datagrams, for the endpoint's next timeout, or for somebody who has something to send.
+async fn wait(
+    inner: &Inner,
+    socket: &impl DatagramSocket,
+    timer: &mut Timer,
+    datagrams: &mut Vec<(SocketAddr, Bytes)>,
+) -> std::io::Result<()> {
+    let mut woken = pin!(inner.wake.notified());
+    poll_fn(|cx| {
+        if let Poll::Ready(received) = socket.poll_recv(cx, datagrams) {
+            return Poll::Ready(received);
+        }
+        if woken.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut timer.sleep {
+            Some(sleep) => sleep.as_mut().poll(cx).map(|()| {
+                timer.deadline = None;
+                Ok(())
+            }),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// The endpoint's next timeout; made anew only when it moved.
+struct Timer {
+    deadline: Option<Instant>,
+    sleep: Option<BoxFuture<()>>,
+}
+
+impl Timer {
+    fn set(&mut self, inner: &Inner, deadline: Option<Instant>) {
+        if self.deadline != deadline || self.sleep.is_none() {
+            self.deadline = deadline;
+            self.sleep = deadline.map(|deadline| inner.runtime.sleep_until(deadline));
+        }
+    }
+}
+
+/// One turn of the endpoint: what arrived, what timed out, and what follows from both.
+fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
+    let now = inner.runtime.now();
+    let mut dropped: Vec<Task<()>> = Vec::new();
+    {
+        let mut state = inner.lock();
+        for (from, datagram) in datagrams.drain(..) {
+            state.endpoint.handle_datagram(now, from, datagram);
+        }
+        if state.endpoint.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            state.endpoint.handle_timeout(now);
+        }
+        while let Some(event) = state.endpoint.poll_event() {
+            handle(inner, &mut state, now, event, &mut dropped);
+        }
+    }
+    // An aborted handler's destructors may call into this peer again: not under its lock.
+    for task in dropped {
+        task.abort();
+    }
+}
+
+fn handle(inner: &Arc<Inner>, state: &mut State, now: Instant, event: Event, dropped: &mut Vec<Task<()>>) {
+    match event {
+        Event::Request { conn, call, method, deadline, body, .. } => {
+            let method = MethodId(method);
+            let refusal = match inner.methods.get(&method) {
+                _ if state.serving.len() >= HANDLERS_MAX => {
+                    RpcError::not_executed(Code::ServerBusy, format!("{HANDLERS_MAX} calls are being served"))
+                }
+                Some((_, method)) => {
+                    serve(inner, state, conn, call, method, deadline, body);
+                    return;
+                }
+                None => RpcError::not_executed(
+                    Code::MethodNotFound,
+                    format!("no method with id {:#010x}", method.0),
+                ),
+            };
+            let (status, body) = encode_failure(Failure::Rpc(refusal));
+            state.endpoint.respond(now, conn, call, status, body);
+        }
+        Event::Response { conn, call, status, body } => {
+            if let Some(caller) = state.waiting.remove(&(conn, call)) {
+                let _ = caller.send(Ended::Answered { status, body });
+            }
+        }
+        Event::Cancelled { conn, call } => dropped.extend(state.serving.remove(&(conn, call))),
+        Event::Lost { conn, reason, calls } => {
+            state.outgoing.retain(|_, other| *other != conn);
+            for (call, sent) in calls {
+                if let Some(caller) = state.waiting.remove(&(conn, call)) {
+                    let _ = caller.send(Ended::Lost { reason: reason.clone(), sent });
+                }
+            }
+            let served = (conn, CallId(0))..=(conn, CallId(u64::MAX));
+            let keys: Vec<_> = state.serving.range(served).map(|(key, _)| *key).collect();
+            dropped.extend(keys.iter().filter_map(|key| state.serving.remove(key)));
+        }
+        Event::Draining { conn } => state.outgoing.retain(|_, other| *other != conn),
+        Event::Connected { .. } => {}
+    }
+}
+
+/// Starts a handler.
+fn serve(
+    inner: &Arc<Inner>,
+    state: &mut State,
+    conn: ConnId,
+    call: CallId,
+    method: &Method,
+    deadline: Instant,
+    body: Bytes,
+) {
+    let Some(info) = state.endpoint.connection(conn) else { return };
+    let target = Target::Connection { conn, address: info.remote };
+    let ctx = Ctx {
+        address: info.remote,
+        client_id: info.client_id,
+        deadline,
+        caller: Remote::new(Arc::new(Link { inner: Arc::clone(inner), target })),
+        runtime: inner.runtime.clone(),
+    };
+    let handler = Arc::clone(&method.handler);
+    let peer = Arc::clone(inner);
+    let task = inner.runtime.spawn("handler", async move {
+        let work = async move { handler(ctx, body).await };
+        let answer = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+            Err(RpcError::new(Code::Internal, Outcome::Unknown, "the handler panicked").into())
+        });
+        let (status, body) = match answer {
+            Ok(body) => (status::OK, body),
+            Err(failure) => encode_failure(failure),
+        };
+        let done = {
+            let mut state = peer.lock();
+            state.endpoint.respond(peer.runtime.now(), conn, call, status, body);
+            state.serving.remove(&(conn, call))
+        };
+        drop(done);
+        peer.wake.notify_one();
+    });
+    state.serving.insert((conn, call), task);
+}
+
+fn encode_failure(failure: Failure) -> (u64, Bytes) {
+    match failure {
+        Failure::Method(body) => (status::METHOD_ERROR, body),
+        Failure::Rpc(error) => {
+            let status = status::CODE_BASE + u64::from(u16::from(error.code));
+            (status, codec::encode(&error).unwrap_or_default())
+        }
+    }
+}
+
+impl State {
+    /// Ends everything: callers and handlers are given to be dropped.
+    fn end(&mut self) -> impl Sized + use<> {
+        self.ended = true;
+        let serving = std::mem::take(&mut self.serving);
+        AbortAll(serving.into_values().collect(), std::mem::take(&mut self.waiting))
+    }
+}
+
+/// Aborts its tasks when dropped, then lets go of what waits.
+struct AbortAll<W>(Vec<Task<()>>, #[expect(dead_code, reason = "held to be dropped after the tasks")] W);
+
+impl<W> Drop for AbortAll<W> {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// Sends what the endpoint has to say.
+async fn flush(inner: &Inner, socket: &impl DatagramSocket, buffer: &mut Vec<u8>) {
+    loop {
+        let transmit =
+            inner.lock().endpoint.poll_transmit(inner.runtime.now(), socket.segments_max(), buffer);
+        let Some(transmit) = transmit else { return };
+        let contents = &buffer[..transmit.size];
+        poll_fn(|cx| socket.poll_send(cx, &transmit, contents)).await;
+    }
+}
+
+/// Lets every other task that is ready run once.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,58 @@
+//! The endpoint with what waits on both sides of it: callers for answers, handlers for their end.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::endpoint::{CallId, ConnId, Endpoint, LostReason};
+use crate::rpc::MethodId;
+use crate::rpc::registry::Method;
+use crate::runtime::Task;
+
+/// The methods of a peer by wire id, with their names.
+pub(super) type MethodTable = BTreeMap<MethodId, (Arc<str>, Method)>;
+
+/// Everything that changes while a peer runs.
+pub(super) struct State {
+    pub(super) endpoint: Endpoint,
+    /// The connections that we made.
+    pub(super) outgoing: BTreeMap<SocketAddr, ConnId>,
+    /// Callers that wait for an answer.
+    pub(super) waiting: BTreeMap<(ConnId, CallId), oneshot::Sender<Ended>>,
+    /// Handlers that run.
+    pub(super) serving: BTreeMap<(ConnId, CallId), Task<()>>,
+    pub(super) draining: bool,
+    pub(super) closing: bool,
+    pub(super) ended: bool,
+}
+
+/// How a transmission ended at the transport.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The peer answered.
+    Answered { status: u64, body: Bytes },
+    /// The connection ended first. `sent`: some byte of the request may have reached the peer.
+    Lost { reason: LostReason, sent: bool },
+}
+
+impl State {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            outgoing: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            draining: false,
+            closing: false,
+            ended: false,
+        }
+    }
+
+    /// Nothing is open in either direction and nothing is unacknowledged.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.ended || (self.waiting.is_empty() && self.serving.is_empty() && self.endpoint.is_idle())
+    }
+}
