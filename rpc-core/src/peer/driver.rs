@@ -37,9 +37,10 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
         flush(&inner, &socket, &mut buffer).await;
         let mut state = inner.lock();
         if state.closing {
-            let ended = state.end();
+            let (serving, waiting) = state.end();
             drop(state);
-            drop(ended);
+            serving.iter().for_each(Task::abort);
+            drop(waiting);
             inner.quiet.notify_waiters();
             inner.quiet.notify_one();
             return;
@@ -208,22 +209,11 @@ fn encode_failure(failure: Failure) -> (u64, Bytes) {
 }
 
 impl State {
-    /// Ends everything: callers and handlers are given to be dropped.
-    fn end(&mut self) -> impl Sized + use<> {
+    /// Ends everything: handlers are given to be aborted, callers to be dropped, both without the lock.
+    fn end(&mut self) -> (Vec<Task<()>>, impl Sized + use<>) {
         self.ended = true;
         let serving = std::mem::take(&mut self.serving);
-        AbortAll(serving.into_values().collect(), std::mem::take(&mut self.waiting))
-    }
-}
-
-/// Aborts its tasks when dropped, then lets go of what waits.
-struct AbortAll<W>(Vec<Task<()>>, #[expect(dead_code, reason = "held to be dropped after the tasks")] W);
-
-impl<W> Drop for AbortAll<W> {
-    fn drop(&mut self) {
-        for task in &self.0 {
-            task.abort();
-        }
+        (serving.into_values().collect(), std::mem::take(&mut self.waiting))
     }
 }
 

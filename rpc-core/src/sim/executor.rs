@@ -143,7 +143,7 @@ impl ReadyQueue {
 struct TaskWaker {
     id: TaskId,
     queued: AtomicBool,
-    queue: Arc<Mutex<VecDeque<Arc<TaskWaker>>>>,
+    queue: Arc<Mutex<VecDeque<Arc<Self>>>>,
 }
 
 impl Wake for TaskWaker {
