@@ -5,7 +5,15 @@
 //! [`machine`] (what a user implements). Nothing in this crate knows keys, command lines or HTTP.
 
 pub mod command;
+pub mod config;
 pub mod disk;
 pub mod machine;
+mod node;
+pub mod outcome;
+pub mod resolver;
 mod runtime;
+pub mod status;
 mod types;
+
+pub use config::NodeConfig;
+pub use node::{Boot, Node, ReplaceError, StartError};
