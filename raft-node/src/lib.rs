@@ -7,11 +7,13 @@
 pub mod command;
 pub mod config;
 pub mod disk;
+pub mod host;
 pub mod machine;
 mod node;
 pub mod outcome;
 pub mod resolver;
 mod runtime;
+pub mod snapshot;
 pub mod status;
 mod types;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, StoredMembershipOf};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Reply;
@@ -41,3 +42,10 @@ pub struct Member {
     /// `host:port` or `ip:port`.
     pub address: String,
 }
+
+/// Where an entry stands in the log: its leader (term and node) and its index.
+pub(crate) type LogId = LogIdOf<TypeConfig>;
+/// The membership with the log id of the entry that set it.
+pub(crate) type StoredMembership = StoredMembershipOf<TypeConfig>;
+/// What openraft knows of a snapshot.
+pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
