@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The key-value store from outside: [`api`] is the contract that a server implements.
+//!
+//! Knows neither consensus nor storage.
+
+pub mod api;
