@@ -1,0 +1,640 @@
+//! A simulated disk: it outlives the crashes of its node and then holds what a real one might hold.
+//!
+//! A sync takes virtual time; a crash may fall into it. After a crash the store is a prefix of all its operations, at
+//! least up to the last sync that completed; a file has its synced content plus any of the later writes, torn at
+//! sectors; names are a prefix of the operations on the directory since it was last synced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rpc_core::random::SeededRandom;
+use rpc_core::runtime::{BoxFuture, Runtime};
+
+use super::{Disk, Files, Store};
+
+/// Writes are torn at multiples of this.
+const SECTOR_SIZE: usize = 512;
+
+/// How a simulated disk behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct SimDiskOptions {
+    /// The least time of a sync.
+    pub sync_time_min: Duration,
+    /// The greatest time of a sync.
+    pub sync_time_max: Duration,
+}
+
+impl Default for SimDiskOptions {
+    /// 0.1 to 1 ms: a disk with a fast cache.
+    fn default() -> Self {
+        Self { sync_time_min: Duration::from_micros(100), sync_time_max: Duration::from_millis(1) }
+    }
+}
+
+/// A disk in a simulated world. Cheap to clone: all clones are one disk.
+#[derive(Clone)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    options: SimDiskOptions,
+    random: SeededRandom,
+    /// The current life of the node; handles of earlier ones fail.
+    life: u64,
+    /// Why every call fails; cleared by a restart, as a broken cable is by a new one.
+    poison: Option<&'static str>,
+    /// How many of the next syncs fail.
+    failing_syncs: u32,
+    store: StoreState,
+    files: FilesState,
+}
+
+#[derive(Default)]
+struct StoreState {
+    trees: BTreeMap<String, BTreeMap<Bytes, Bytes>>,
+    /// How to take back each operation from number `durable` on.
+    journal: Vec<Undo>,
+    /// This many operations survive any crash.
+    durable: u64,
+}
+
+struct Undo {
+    tree: String,
+    key: Bytes,
+    before: Option<Bytes>,
+}
+
+#[derive(Default)]
+struct FilesState {
+    names: BTreeMap<String, u64>,
+    /// Names as the last directory sync left them.
+    durable_names: BTreeMap<String, u64>,
+    /// Operations on names since then, the first of them with number `durable`.
+    journal: Vec<NameChange>,
+    durable: u64,
+    contents: BTreeMap<u64, Content>,
+    next: u64,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Create(String, u64),
+    /// Both names change at once.
+    Rename(String, String, u64),
+    Remove(String),
+}
+
+#[derive(Default)]
+struct Content {
+    bytes: Vec<u8>,
+    durable_bytes: Vec<u8>,
+    /// Changes since then, the first of them with number `durable`.
+    journal: Vec<ContentChange>,
+    durable: u64,
+}
+
+enum ContentChange {
+    Empty,
+    Write(u64, Bytes),
+}
+
+impl SimDisk {
+    /// An empty disk whose behaviour is drawn from `random`.
+    pub fn new(random: SeededRandom, options: SimDiskOptions) -> Self {
+        let state = State {
+            options,
+            random,
+            life: 0,
+            poison: None,
+            failing_syncs: 0,
+            store: StoreState::default(),
+            files: FilesState::default(),
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The disk as a life of its node sees it; `runtime` is that life's. Ends the handles of earlier lives.
+    pub fn open(&self, runtime: &Runtime) -> Disk {
+        let life = {
+            let mut state = self.lock();
+            state.life += 1;
+            state.poison = None;
+            state.life
+        };
+        let handle = Handle { disk: self.clone(), life, runtime: runtime.clone() };
+        Disk { store: Arc::new(handle.clone()), files: Arc::new(handle) }
+    }
+
+    /// Loses what a power cut may lose.
+    pub fn crash(&self) {
+        let mut state = self.lock();
+        let State { random, store, files, life, .. } = &mut *state;
+        *life += 1;
+        store.crash(random);
+        files.crash(random);
+    }
+
+    /// Loses everything, as a new disk under an old name does.
+    pub fn wipe(&self) {
+        let mut state = self.lock();
+        state.life += 1;
+        state.store = StoreState::default();
+        state.files = FilesState::default();
+    }
+
+    /// Lets the next `count` syncs fail; the first one poisons the disk until the node restarts.
+    pub fn fail_syncs(&self, count: u32) {
+        self.lock().failing_syncs = count;
+    }
+
+    /// Operations on the store that a crash now could lose.
+    pub fn unsynced_count(&self) -> usize {
+        self.lock().store.journal.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StoreState {
+    fn count(&self) -> u64 {
+        self.durable + self.journal.len() as u64
+    }
+
+    fn change(&mut self, tree: &str, key: &[u8], value: Option<&[u8]>) {
+        let rows = self.trees.entry(tree.to_owned()).or_default();
+        let key = Bytes::copy_from_slice(key);
+        let before = match value {
+            Some(value) => rows.insert(key.clone(), Bytes::copy_from_slice(value)),
+            None => rows.remove(&key),
+        };
+        self.journal.push(Undo { tree: tree.to_owned(), key, before });
+    }
+
+    fn synced(&mut self, count: u64) {
+        if let Some(done) = count.checked_sub(self.durable) {
+            self.journal.drain(..done as usize);
+            self.durable = count;
+        }
+    }
+
+    fn crash(&mut self, random: &mut SeededRandom) {
+        let pending = self.journal.len() as u64;
+        let keep = match random.below(3) {
+            0 => 0,
+            1 => pending,
+            _ => random.between(0, pending),
+        };
+        for undo in self.journal.drain(keep as usize..).rev() {
+            let rows = self.trees.entry(undo.tree).or_default();
+            match undo.before {
+                Some(before) => rows.insert(undo.key, before),
+                None => rows.remove(&undo.key),
+            };
+        }
+        self.journal.clear();
+        self.durable += keep;
+    }
+}
+
+impl FilesState {
+    fn content(&mut self, name: &str) -> io::Result<&mut Content> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no file {name}"));
+        let file = self.names.get(name).ok_or_else(missing)?;
+        self.contents.get_mut(file).ok_or_else(missing)
+    }
+
+    fn change_names(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.journal.push(change);
+    }
+
+    fn count(&self) -> u64 {
+        self.durable + self.journal.len() as u64
+    }
+
+    fn directory_synced(&mut self, count: u64) {
+        let Some(done) = count.checked_sub(self.durable) else { return };
+        for change in self.journal.drain(..done as usize) {
+            change.apply(&mut self.durable_names);
+        }
+        self.durable = count;
+        self.forget_unnamed();
+    }
+
+    fn forget_unnamed(&mut self) {
+        let (names, durable) = (&self.names, &self.durable_names);
+        let used = |file: &u64| names.values().chain(durable.values()).any(|used| used == file);
+        self.contents.retain(|file, _| used(file));
+    }
+
+    fn crash(&mut self, random: &mut SeededRandom) {
+        self.durable = self.count();
+        let keep = random.between(0, self.journal.len() as u64) as usize;
+        for change in self.journal.drain(..).take(keep) {
+            change.apply(&mut self.durable_names);
+        }
+        self.names = self.durable_names.clone();
+        for content in self.contents.values_mut() {
+            content.crash(random);
+        }
+        self.forget_unnamed();
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, u64>) {
+        match self {
+            Self::Create(name, file) => names.insert(name.clone(), *file),
+            Self::Rename(from, to, file) => {
+                names.remove(from);
+                names.insert(to.clone(), *file)
+            }
+            Self::Remove(name) => names.remove(name),
+        };
+    }
+}
+
+impl Content {
+    fn change(&mut self, change: ContentChange) {
+        change.apply(&mut self.bytes, |_| true);
+        self.journal.push(change);
+    }
+
+    fn count(&self) -> u64 {
+        self.durable + self.journal.len() as u64
+    }
+
+    fn synced(&mut self, count: u64) {
+        let Some(done) = count.checked_sub(self.durable) else { return };
+        for change in self.journal.drain(..done as usize) {
+            change.apply(&mut self.durable_bytes, |_| true);
+        }
+        self.durable = count;
+    }
+
+    /// Any of the unsynced writes may have reached the disk, each sector of it on its own.
+    fn crash(&mut self, random: &mut SeededRandom) {
+        self.durable = self.count();
+        for change in self.journal.drain(..) {
+            match random.below(3) {
+                0 => {}
+                1 => change.apply(&mut self.durable_bytes, |_| true),
+                _ => change.apply(&mut self.durable_bytes, |_| random.chance(500_000)),
+            }
+        }
+        self.bytes = self.durable_bytes.clone();
+    }
+}
+
+impl ContentChange {
+    /// Applies the change to `bytes`, of a write only the sectors that `reaches` lets through.
+    fn apply(&self, bytes: &mut Vec<u8>, mut reaches: impl FnMut(usize) -> bool) {
+        match self {
+            Self::Empty => bytes.clear(),
+            Self::Write(offset, written) => {
+                let mut start = 0;
+                while start < written.len() {
+                    let position = *offset as usize + start;
+                    let length = (SECTOR_SIZE - position % SECTOR_SIZE).min(written.len() - start);
+                    if reaches(position / SECTOR_SIZE) {
+                        if bytes.len() < position + length {
+                            bytes.resize(position + length, 0);
+                        }
+                        bytes[position..position + length].copy_from_slice(&written[start..start + length]);
+                    }
+                    start += length;
+                }
+            }
+        }
+    }
+}
+
+/// The disk in the hands of one life of its node.
+#[derive(Clone)]
+struct Handle {
+    disk: SimDisk,
+    life: u64,
+    runtime: Runtime,
+}
+
+impl Handle {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.disk.lock();
+        if state.life != self.life {
+            return Err(io::Error::other("this handle belongs to an earlier life of the node"));
+        }
+        if let Some(reason) = state.poison {
+            return Err(io::Error::other(reason));
+        }
+        Ok(state)
+    }
+
+    fn trace(&self, what: &str, name: &str, key: &[u8], size: usize) {
+        self.runtime.trace(|| format!("disk {what} {name} {:08x} {size}", crc32c::crc32c(key)));
+    }
+
+    /// Waits as long as a sync takes, then lets `done` mark what it covered.
+    fn sync_with(
+        &self,
+        what: &'static str,
+        name: &str,
+        done: impl FnOnce(&mut State) -> io::Result<()> + Send + 'static,
+    ) -> BoxFuture<io::Result<()>> {
+        let duration = self.state().map(|mut state| {
+            let SimDiskOptions { sync_time_min, sync_time_max } = state.options;
+            let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            let drawn = state.random.between(nanos(sync_time_min), nanos(sync_time_max));
+            Duration::from_nanos(drawn)
+        });
+        self.trace(what, name, &[], 0);
+        let handle = self.clone();
+        Box::pin(async move {
+            handle.runtime.sleep(duration?).await;
+            let mut state = handle.state()?;
+            if state.failing_syncs > 0 {
+                state.failing_syncs -= 1;
+                state.poison = Some("a sync failed before: the disk cannot be trusted");
+                return Err(io::Error::other("sync failed (planned fault)"));
+            }
+            done(&mut state)?;
+            drop(state);
+            handle.trace("synced", what, &[], 0);
+            Ok(())
+        })
+    }
+}
+
+impl Store for Handle {
+    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.state()?.store.change(tree, key, Some(value));
+        self.trace("insert", tree, key, value.len());
+        Ok(())
+    }
+
+    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
+        self.state()?.store.change(tree, key, None);
+        self.trace("remove", tree, key, 0);
+        Ok(())
+    }
+
+    fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>> {
+        Ok(self.state()?.store.trees.get(tree).and_then(|rows| rows.get(key)).cloned())
+    }
+
+    fn range(
+        &self,
+        tree: &str,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> io::Result<Vec<(Bytes, Bytes)>> {
+        if to.is_some_and(|to| to <= from) {
+            return Ok(Vec::new());
+        }
+        let state = self.state()?;
+        let Some(rows) = state.store.trees.get(tree) else { return Ok(Vec::new()) };
+        let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
+        let pairs = rows.range::<[u8], _>(bounds).take(limit);
+        Ok(pairs.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>> {
+        let state = self.state()?;
+        let last = state.store.trees.get(tree).and_then(BTreeMap::last_key_value);
+        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
+    }
+
+    fn trees(&self) -> io::Result<Vec<String>> {
+        let state = self.state()?;
+        Ok(state
+            .store
+            .trees
+            .iter()
+            .filter(|(_, rows)| !rows.is_empty())
+            .map(|(name, _)| name.clone())
+            .collect())
+    }
+
+    fn drop_tree(&self, tree: &str) -> io::Result<()> {
+        let mut state = self.state()?;
+        let keys: Vec<Bytes> =
+            state.store.trees.get(tree).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+        for key in &keys {
+            state.store.change(tree, key, None);
+        }
+        drop(state);
+        self.trace("drop", tree, &[], keys.len());
+        Ok(())
+    }
+
+    fn sync(&self) -> BoxFuture<io::Result<()>> {
+        // What was written before this call, not what is written while it waits.
+        let count = self.disk.lock().store.count();
+        self.sync_with("sync", "store", move |state| {
+            state.store.synced(count);
+            Ok(())
+        })
+    }
+}
+
+impl Files for Handle {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.state()?.files.names.keys().cloned().collect())
+    }
+
+    fn size(&self, name: &str) -> io::Result<u64> {
+        Ok(self.state()?.files.content(name)?.bytes.len() as u64)
+    }
+
+    fn read(&self, name: &str, offset: u64, length: usize) -> io::Result<Bytes> {
+        let mut state = self.state()?;
+        let bytes = &state.files.content(name)?.bytes;
+        let start = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
+        let end = start.saturating_add(length).min(bytes.len());
+        Ok(Bytes::copy_from_slice(&bytes[start..end]))
+    }
+
+    fn create(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state()?;
+        let files = &mut state.files;
+        if files.names.contains_key(name) {
+            files.content(name)?.change(ContentChange::Empty);
+        } else {
+            files.next += 1;
+            let file = files.next;
+            files.contents.insert(file, Content::default());
+            files.change_names(NameChange::Create(name.to_owned(), file));
+        }
+        drop(state);
+        self.trace("create", "file", name.as_bytes(), 0);
+        Ok(())
+    }
+
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let written = ContentChange::Write(offset, Bytes::copy_from_slice(bytes));
+        self.state()?.files.content(name)?.change(written);
+        self.trace("write", "file", name.as_bytes(), bytes.len());
+        Ok(())
+    }
+
+    fn sync(&self, name: &str) -> BoxFuture<io::Result<()>> {
+        let counted = self.state().and_then(|mut state| Ok(state.files.content(name)?.count()));
+        let name = name.to_owned();
+        self.sync_with("sync", "file", move |state| {
+            // A file that was removed or replaced meanwhile needs no sync.
+            if let Ok(content) = state.files.content(&name) {
+                content.synced(counted?.min(content.count()));
+            }
+            Ok(())
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.files.content(from)?;
+        let file = state.files.names[from];
+        state.files.change_names(NameChange::Rename(from.to_owned(), to.to_owned(), file));
+        drop(state);
+        self.trace("rename", "file", to.as_bytes(), 0);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state()?;
+        if state.files.names.contains_key(name) {
+            state.files.change_names(NameChange::Remove(name.to_owned()));
+        }
+        drop(state);
+        self.trace("remove", "file", name.as_bytes(), 0);
+        Ok(())
+    }
+
+    fn sync_directory(&self) -> BoxFuture<io::Result<()>> {
+        let count = self.disk.lock().files.count();
+        self.sync_with("sync", "directory", move |state| {
+            state.files.directory_synced(count);
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rpc_core::sim::World;
+
+    use super::*;
+
+    /// Runs `work` on a fresh disk, crashes, and gives the disk to look at.
+    fn after_crash<F>(seed: u64, work: impl FnOnce(Disk) -> F) -> Disk
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let world = World::new(seed);
+        let disk = SimDisk::new(SeededRandom::new(seed), SimDiskOptions::default());
+        world.run(work(disk.open(&world.observer())));
+        disk.crash();
+        disk.open(&world.observer())
+    }
+
+    #[test]
+    fn a_crash_keeps_a_prefix_with_all_that_was_synced() {
+        let mut lengths = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let disk = after_crash(seed, |disk| async move {
+                for number in 0..10u8 {
+                    disk.store.insert(if number % 2 == 0 { "even" } else { "odd" }, &[number], b"x").unwrap();
+                }
+                let syncing = disk.store.sync();
+                disk.store.insert("even", &[10], b"x").unwrap();
+                syncing.await.unwrap();
+                for number in 11..20u8 {
+                    disk.store.insert("odd", &[number], b"x").unwrap();
+                }
+            });
+            let mut kept: Vec<u8> = ["even", "odd"]
+                .iter()
+                .flat_map(|tree| disk.store.range(tree, &[], None, 100).unwrap())
+                .map(|(key, _)| key[0])
+                .collect();
+            kept.sort_unstable();
+            assert!(kept.len() >= 10, "synced operations are kept");
+            assert!(
+                kept.iter().enumerate().all(|(index, number)| index == *number as usize),
+                "no holes: {kept:?}"
+            );
+            lengths.insert(kept.len());
+        }
+        assert!(lengths.len() > 5, "crashes fall everywhere: {lengths:?}");
+    }
+
+    #[test]
+    fn removals_and_overwrites_are_taken_back_too() {
+        for seed in 0..100 {
+            let disk = after_crash(seed, |disk| async move {
+                disk.store.insert("t", b"a", b"1").unwrap();
+                disk.store.insert("t", b"b", b"1").unwrap();
+                disk.store.sync().await.unwrap();
+                disk.store.insert("t", b"a", b"2").unwrap();
+                disk.store.remove("t", b"b").unwrap();
+            });
+            let (a, b) = (disk.store.get("t", b"a").unwrap(), disk.store.get("t", b"b").unwrap());
+            let found = (a.as_deref(), b.as_deref());
+            let allowed = [
+                (Some(&b"1"[..]), Some(&b"1"[..])),
+                (Some(&b"2"[..]), Some(&b"1"[..])),
+                (Some(&b"2"[..]), None),
+            ];
+            assert!(allowed.contains(&found), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_needs_a_directory_sync_and_content_a_file_sync() {
+        let (mut nameless, mut torn) = (0, 0);
+        for seed in 0..200 {
+            let disk = after_crash(seed, |disk| async move {
+                for (name, sync) in [("kept", true), ("risky", false)] {
+                    disk.files.create("part").unwrap();
+                    disk.files.write("part", 0, &[7; 2_000]).unwrap();
+                    if sync {
+                        disk.files.sync("part").await.unwrap();
+                    }
+                    disk.files.rename("part", name).unwrap();
+                    if sync {
+                        disk.files.sync_directory().await.unwrap();
+                    }
+                }
+            });
+            assert_eq!(disk.files.read("kept", 0, 4_000).unwrap(), vec![7; 2_000]);
+            match disk.files.read("risky", 0, 4_000) {
+                Ok(bytes) if bytes == vec![7; 2_000] => {}
+                Ok(_) => torn += 1,
+                Err(_) => nameless += 1,
+            }
+        }
+        assert!(nameless > 10 && torn > 10, "{nameless} {torn}");
+    }
+
+    #[test]
+    fn a_failed_sync_poisons_until_the_restart_and_an_old_handle_is_dead() {
+        let world = World::new(1);
+        let disk = SimDisk::new(SeededRandom::new(1), SimDiskOptions::default());
+        let first = disk.open(&world.observer());
+        disk.fail_syncs(1);
+        let store = Arc::clone(&first.store);
+        world.run(async move {
+            assert!(store.sync().await.is_err());
+            assert!(store.insert("t", b"a", b"1").is_err());
+        });
+        let second = disk.open(&world.observer());
+        second.store.insert("t", b"a", b"1").unwrap();
+        assert!(first.store.get("t", b"a").is_err());
+    }
+}
