@@ -29,7 +29,7 @@ pub const KEY_SIZE_MAX: usize = 4 * 1024;
 pub const VALUE_SIZE_MAX: usize = 1024 * 1024;
 /// The sequences that one session may have at or above its floor: a write must satisfy
 /// `sequence - floor < SEQUENCE_WINDOW`, or it is refused with [`KvError::RecordsFull`].
-pub const SEQUENCE_WINDOW: u64 = 1_024;
+pub const SEQUENCE_WINDOW: u64 = 960;
 
 /// Opens a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,157 @@
+//! What operators ask: status, health, replacement of a lost member, link faults.
+
+use kv_client::api::{
+    FaultsReply, FaultsRequest, Health, KvError, LinkFault, Member, ReplaceError, ReplaceRequest, Replaced,
+    Role, Status,
+};
+use raft_node::outcome::{Consistency, ReadError};
+use raft_node::status::{self, LogPosition, MemberStatus, Phase, StopReason};
+use rpc_core::driver::fault::LinkFaults;
+use rpc_core::endpoint::Counters;
+use rpc_core::runtime::Instant;
+
+use super::{Running, Service, VERSION};
+use crate::refusal;
+
+pub(super) async fn status(service: &Service, running: &Running, deadline: Instant) -> Status {
+    let node = running.node.status();
+    let read = running.node.read(Consistency::Stale, deadline, |_| Ok(())).await;
+    let index = |position: Option<LogPosition>| position.map(|position| position.index);
+    let mut counters = service.counts.list();
+    counters.extend(transport_counters(&running.peer.counters()));
+    Status {
+        id: node.id,
+        incarnation: node.incarnation,
+        cluster: node.cluster,
+        phase: node.phase.to_string(),
+        ready: node.is_ready(),
+        role: role(node.role),
+        leader: node.leader.map(refusal::hint),
+        term: node.vote.term,
+        last_log: node.last_log_index,
+        committed: index(node.committed),
+        applied: index(node.applied),
+        snapshot: index(node.snapshot),
+        revision: read.map_or(0, |read| read.revision),
+        state_hash: None,
+        members: node.members.into_iter().map(member).collect(),
+        sessions: 0,
+        version: VERSION.to_owned(),
+        uptime_ms: milliseconds(service.runtime.now() - service.started),
+        faults_enabled: service.faults.is_some(),
+        insecure: true,
+        counters,
+    }
+}
+
+/// Whether this process and its disk work: that it answers at all, that it did not stop on a failure, that a row can
+/// be read. Whether it has a quorum plays no part.
+pub(super) async fn health_local(running: &Running, deadline: Instant) -> Health {
+    let reason = match running.node.status().phase {
+        Phase::Stopped(StopReason::Fatal(reason)) => Some(reason),
+        _ => match running.node.read(Consistency::Stale, deadline, |rows| rows.get(b"")).await {
+            Err(ReadError::Disk(error)) => Some(format!("disk: {error}")),
+            Ok(_) | Err(ReadError::Refused(_) | ReadError::Deadline) => None,
+        },
+    };
+    Health { healthy: reason.is_none(), reason }
+}
+
+pub(super) async fn member_replace(
+    running: &Running,
+    request: ReplaceRequest,
+    deadline: Instant,
+) -> Result<Replaced, ReplaceError> {
+    let ReplaceRequest { old, address } = request;
+    match running.node.replace_member(old, address, deadline).await {
+        Ok(new) => Ok(Replaced { new }),
+        Err(error) => Err(match error {
+            raft_node::ReplaceError::Refused(refused) => {
+                ReplaceError::Refused(refusal::of(refused, &running.node))
+            }
+            raft_node::ReplaceError::UnknownMember { id } => ReplaceError::UnknownMember { id },
+            raft_node::ReplaceError::QuorumAtRisk { alive, needed } => {
+                ReplaceError::QuorumAtRisk { alive, needed: needed as u64 }
+            }
+            raft_node::ReplaceError::StillAlive { id } => ReplaceError::StillAlive { id },
+            raft_node::ReplaceError::Unreachable { address } => ReplaceError::Unreachable { address },
+            raft_node::ReplaceError::NotEmpty { address } => ReplaceError::NotEmpty { address },
+            raft_node::ReplaceError::Unfinished { step } => ReplaceError::Unfinished { step },
+        }),
+    }
+}
+
+/// `faults` is there: authorization refused the request where it is not.
+pub(super) async fn faults(
+    faults: Option<&LinkFaults>,
+    request: FaultsRequest,
+) -> Result<FaultsReply, KvError> {
+    let Some(faults) = faults else {
+        return Err(KvError::Denied { reason: "link faults are not enabled on this node".to_owned() });
+    };
+    let FaultsRequest { seed, heal, set } = request;
+    if let Some(seed) = seed {
+        faults.reseed(seed);
+    }
+    if heal {
+        faults.heal();
+    }
+    for LinkFault { direction, remote, policy } in set {
+        faults.set(direction, remote, policy);
+    }
+    let links = faults.links().into_iter();
+    let links = links.map(|(direction, remote, policy)| LinkFault { direction, remote, policy }).collect();
+    Ok(FaultsReply { links, hits: faults.hits() })
+}
+
+fn role(role: status::Role) -> Role {
+    match role {
+        status::Role::Learner => Role::Learner,
+        status::Role::Follower => Role::Follower,
+        status::Role::Candidate => Role::Candidate,
+        status::Role::Leader => Role::Leader,
+    }
+}
+
+fn member(member: MemberStatus) -> Member {
+    Member {
+        id: member.id,
+        address: member.address,
+        incarnation: member.incarnation,
+        voter: member.voter,
+        matched: member.matched,
+        ack_age_ms: member.ack_age.map(milliseconds),
+    }
+}
+
+fn milliseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What operators look at first; garbage that was thrown at the port shows in `dropped_*`.
+fn transport_counters(counters: &Counters) -> Vec<(String, u64)> {
+    let dropped_damaged = counters.dropped_truncated
+        + counters.dropped_bad_header
+        + counters.dropped_bad_checksum
+        + counters.dropped_bad_frame
+        + counters.dropped_unknown_version;
+    let dropped_strange = counters.dropped_unknown_connection
+        + counters.dropped_wrong_epoch
+        + counters.dropped_unexpected_address
+        + counters.dropped_unexpected;
+    let counts = [
+        ("datagrams_sent", counters.datagrams_sent),
+        ("datagrams_received", counters.datagrams_received),
+        ("bytes_sent", counters.bytes_sent),
+        ("bytes_received", counters.bytes_received),
+        ("packets_lost", counters.packets_lost),
+        ("frames_retransmitted", counters.frames_retransmitted),
+        ("requests_duplicate", counters.requests_duplicate),
+        ("connections_established", counters.connections_established),
+        ("connections_lost", counters.connections_lost),
+        ("dropped_damaged", dropped_damaged),
+        ("dropped_strange", dropped_strange),
+        ("dropped_duplicate", counters.dropped_duplicate),
+    ];
+    counts.map(|(name, count)| (name.to_owned(), count)).to_vec()
+}
