@@ -1,0 +1,28 @@
+//! Fault tests with a verdict, on the command line.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Fault tests with a verdict.
+///
+/// Exit codes: 0 linearizable, 9 a violation was found, 10 inconclusive (or a history that cannot be read), 2 usage.
+#[derive(Debug, Parser)]
+#[command(name = "jepsen-tests", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Verdict(commands::verdict::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Verdict(args) => commands::verdict::run(&args).into(),
+    }
+}
