@@ -11,6 +11,9 @@
 //!
 //! Knows nothing of sockets, tasks, method names or encodings, and reads no clock.
 
+mod setup;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -19,7 +22,9 @@ use bytes::Bytes;
 pub use crate::conn::{
     CallId, Config, ConnId, ConnectionInfo, Counters, Event, Lane, LostReason, Request, SendError,
 };
+use crate::conn::{Conn, Cx};
 use crate::runtime::Instant;
+use crate::wire::packet::{Header, HeaderError};
 
 /// Datagrams to be sent with one system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,109 +38,338 @@ pub struct Transmit {
 }
 
 /// All connections of one socket.
-pub struct Endpoint {}
+pub struct Endpoint {
+    config: Config,
+    epoch: u64,
+    client_id: u128,
+    random: Box<dyn FnMut() -> u64 + Send>,
+    /// By [`ConnId`], which is also the id that the peer puts into its packets.
+    conns: BTreeMap<u64, Slot>,
+    /// By the peer's address and the id that we put into packets for it.
+    by_remote: BTreeMap<(SocketAddr, u64), u64>,
+    /// Connections on which data came, by the identity of the peer.
+    by_client: BTreeSet<(u128, u64)>,
+    /// When a connection has something to do. At most one entry for each, never later than needed.
+    timers: BTreeSet<(Instant, u64)>,
+    /// Connections that may have something to send.
+    ready: VecDeque<u64>,
+    /// Datagrams that belong to no connection.
+    stray: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// Connections of peers, and those of them that wait for their first data packet.
+    inbound: usize,
+    accepting: usize,
+    resets: setup::ResetBudget,
+    draining: bool,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+/// A connection and where it stands in the endpoint's tables.
+struct Slot {
+    conn: Conn,
+    inbound: bool,
+    accepting: bool,
+    /// Under which it stands in `by_client`.
+    client_id: Option<u128>,
+    /// Its entry in `timers`.
+    armed: Option<Instant>,
+    /// It stands in `ready`.
+    ready: bool,
+}
+
+/// The parts of an endpoint that a connection is handed.
+macro_rules! cx {
+    ($endpoint:expr, $now:expr) => {
+        Cx {
+            now: $now,
+            config: &$endpoint.config,
+            counters: &mut $endpoint.counters,
+            events: &mut $endpoint.events,
+        }
+    };
+}
+use cx;
 
 impl Endpoint {
     /// An endpoint without connections. `epoch` must be random per process start, `client_id` is what peers see as
-    /// this endpoint's identity (no two live processes may share it); `random` gives connection ids.
-    pub fn new(
-        _config: Config,
-        _epoch: u64,
-        _client_id: u128,
-        _random: Box<dyn FnMut() -> u64 + Send>,
-    ) -> Self {
-        unimplemented!("interface first")
+    /// this endpoint's identity: when it turns up with another epoch, they take its older connections for dead, so no
+    /// two live processes may share it. `random` gives connection ids.
+    pub fn new(config: Config, epoch: u64, client_id: u128, random: Box<dyn FnMut() -> u64 + Send>) -> Self {
+        Self {
+            config,
+            epoch,
+            client_id,
+            random,
+            conns: BTreeMap::new(),
+            by_remote: BTreeMap::new(),
+            by_client: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            ready: VecDeque::new(),
+            stray: VecDeque::new(),
+            inbound: 0,
+            accepting: 0,
+            resets: setup::ResetBudget::default(),
+            draining: false,
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        }
     }
 
     /// Opens a new connection to `remote`, always a new one. Calls may be made on it at once.
-    pub fn connect(&mut self, _now: Instant, _remote: SocketAddr) -> ConnId {
-        unimplemented!("interface first")
+    pub fn connect(&mut self, now: Instant, remote: SocketAddr) -> ConnId {
+        let id = self.unused_id();
+        let setup = setup::init(self, id);
+        let mut conn = Conn::initiate(&cx!(self, now), ConnId(id), remote, setup);
+        if self.draining {
+            conn.drain();
+        }
+        self.insert(now, conn, false);
+        ConnId(id)
     }
 
     /// Takes in one received datagram.
-    pub fn handle_datagram(&mut self, _now: Instant, _from: SocketAddr, _datagram: Bytes) {
-        unimplemented!("interface first")
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: Bytes) {
+        self.counters.datagrams_received += 1;
+        self.counters.bytes_received += datagram.len() as u64;
+        match Header::read(&datagram) {
+            Ok(Header::Short { dcid, pn_low }) => match self.conns.get_mut(&dcid) {
+                None => setup::on_unknown(self, now, from, dcid, pn_low, &datagram),
+                Some(slot) if slot.conn.remote != from => self.counters.dropped_unexpected_address += 1,
+                Some(slot) => {
+                    slot.conn.on_packet(&mut cx!(self, now), pn_low, &datagram);
+                    self.settle(now, dcid);
+                }
+            },
+            Ok(Header::Long { kind, version, dcid, scid }) => {
+                setup::on_datagram(self, now, from, setup::Long { kind, version, dcid, scid }, &datagram);
+            }
+            Err(HeaderError::Truncated) => self.counters.dropped_truncated += 1,
+            Err(HeaderError::Form) => self.counters.dropped_bad_header += 1,
+        }
     }
 
     /// Clears `buf` and fills it with up to `segments_max` datagrams to one destination; `None` when there is nothing
     /// to send now.
     pub fn poll_transmit(
         &mut self,
-        _now: Instant,
-        _segments_max: usize,
-        _buf: &mut Vec<u8>,
+        now: Instant,
+        segments_max: usize,
+        buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        unimplemented!("interface first")
+        buf.clear();
+        if let Some((destination, datagram)) = self.stray.pop_front() {
+            buf.extend_from_slice(&datagram);
+            self.counters.datagrams_sent += 1;
+            self.counters.bytes_sent += buf.len() as u64;
+            return Some(Transmit { destination, size: buf.len(), segment_size: None });
+        }
+        while let Some(id) = self.ready.pop_front() {
+            let Some(slot) = self.conns.get_mut(&id) else { continue };
+            slot.ready = false;
+            let mut cx = cx!(self, now);
+            let (mut count, mut first_size) = (0, 0);
+            while count < segments_max.max(1) {
+                let start = buf.len();
+                let Some(packed) = slot.conn.pack(&mut cx, count + 1 < segments_max, buf) else { break };
+                count += 1;
+                if count == 1 {
+                    first_size = buf.len();
+                }
+                // A datagram that is shorter than the first can only be the last.
+                if !packed.more || buf.len() - start < first_size {
+                    break;
+                }
+            }
+            if count == 0 {
+                // Nothing now; what happens next makes it ready again.
+                continue;
+            }
+            let destination = slot.conn.remote;
+            self.counters.datagrams_sent += count as u64;
+            self.counters.bytes_sent += buf.len() as u64;
+            self.settle(now, id);
+            let segment_size = (count > 1).then_some(first_size);
+            return Some(Transmit { destination, size: buf.len(), segment_size });
+        }
+        None
     }
 
     /// When to call [`Endpoint::handle_timeout`]. May be earlier than needed, never later.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        unimplemented!("interface first")
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// Does what is due at `now`.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        unimplemented!("interface first")
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, id));
+            let Some(slot) = self.conns.get_mut(&id) else { continue };
+            slot.armed = None;
+            // The timer may be older than what has happened since.
+            if slot.conn.timeout(&self.config).is_some_and(|timeout| timeout <= now) {
+                slot.conn.on_timeout(&mut cx!(self, now));
+            }
+            self.settle(now, id);
+        }
     }
 
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        unimplemented!("interface first")
+        self.events.pop_front()
     }
 
     /// Starts a call.
-    pub fn request(&mut self, _now: Instant, _conn: ConnId, _request: Request) -> Result<CallId, SendError> {
-        unimplemented!("interface first")
+    pub fn request(&mut self, now: Instant, conn: ConnId, request: Request) -> Result<CallId, SendError> {
+        let slot = self.conns.get_mut(&conn.0).ok_or(SendError::UnknownConnection)?;
+        let call = slot.conn.request(&mut cx!(self, now), request)?;
+        self.settle(now, conn.0);
+        Ok(call)
     }
 
-    /// Answers a call of the peer. An answer to an unknown or cancelled call is ignored.
-    pub fn respond(&mut self, _now: Instant, _conn: ConnId, _call: CallId, _status: u64, _body: Bytes) {
-        unimplemented!("interface first")
+    /// Answers a call of the peer. An answer to an unknown or cancelled call is ignored. An answer above the peer's
+    /// size limit is replaced by [`crate::wire::status::UNKNOWN_OUTCOME`]: the call was executed.
+    pub fn respond(&mut self, now: Instant, conn: ConnId, call: CallId, status: u64, body: Bytes) {
+        self.with(now, conn, |conn, _| conn.respond(call, status, body));
     }
 
     /// Gives up a call of our own: it ends without an event, and the peer is told if it may know of the call.
-    pub fn cancel(&mut self, _now: Instant, _conn: ConnId, _call: CallId) {
-        unimplemented!("interface first")
+    pub fn cancel(&mut self, now: Instant, conn: ConnId, call: CallId) {
+        self.with(now, conn, |conn, _| conn.cancel(call));
     }
 
-    /// Takes no new calls of any peer from now on: they are answered DRAINING and not executed.
-    pub fn drain(&mut self, _now: Instant) {
-        unimplemented!("interface first")
+    /// Takes no new calls of any peer from now on: they are answered DRAINING and not executed. Calls of our own can
+    /// still be made.
+    pub fn drain(&mut self, now: Instant) {
+        self.draining = true;
+        for id in self.ids() {
+            self.with(now, id, |conn, _| conn.drain());
+        }
     }
 
-    /// Ends a connection: its open calls are reported with [`Event::Lost`], the peer is told.
-    pub fn close(&mut self, _now: Instant, _conn: ConnId, _code: u64, _reason: &str) {
-        unimplemented!("interface first")
+    /// Ends a connection: its open calls are reported with [`Event::Lost`], the peer is told (`code`: see
+    /// [`crate::wire::close`]; `reason`: its first 256 bytes).
+    pub fn close(&mut self, now: Instant, conn: ConnId, code: u64, reason: &str) {
+        self.with(now, conn, |conn, cx| conn.close(cx, code, reason));
     }
 
     /// Ends every connection, as [`Endpoint::close`] does.
-    pub fn close_all(&mut self, _now: Instant, _code: u64, _reason: &str) {
-        unimplemented!("interface first")
+    pub fn close_all(&mut self, now: Instant, code: u64, reason: &str) {
+        for id in self.ids() {
+            self.close(now, id, code, reason);
+        }
     }
 
     /// Marks a connection to be kept alive, and watched, also while no call is open.
-    pub fn keep(&mut self, _now: Instant, _conn: ConnId, _keep: bool) {
-        unimplemented!("interface first")
+    pub fn keep(&mut self, now: Instant, conn: ConnId, keep: bool) {
+        self.with(now, conn, |conn, _| conn.keep(keep));
     }
 
-    /// Whether nothing is unacknowledged and no call is open in either direction: a drain is complete.
+    /// Whether nothing is unacknowledged and no call is open in either direction: a drain is complete. Looks at every
+    /// connection.
     pub fn is_idle(&self) -> bool {
-        unimplemented!("interface first")
+        self.conns.values().all(|slot| slot.conn.is_idle())
     }
 
     /// What is known about a connection; `None` when it is gone.
-    pub fn connection(&self, _conn: ConnId) -> Option<ConnectionInfo> {
-        unimplemented!("interface first")
+    pub fn connection(&self, conn: ConnId) -> Option<ConnectionInfo> {
+        self.conns.get(&conn.0).filter(|slot| !slot.conn.is_over()).map(|slot| slot.conn.info())
     }
 
     /// What was counted so far.
     pub fn counters(&self) -> &Counters {
-        unimplemented!("interface first")
+        &self.counters
+    }
+
+    fn ids(&self) -> Vec<ConnId> {
+        self.conns.keys().copied().map(ConnId).collect()
+    }
+
+    fn with(&mut self, now: Instant, id: ConnId, action: impl FnOnce(&mut Conn, &mut Cx<'_>)) {
+        if let Some(slot) = self.conns.get_mut(&id.0) {
+            action(&mut slot.conn, &mut cx!(self, now));
+            self.settle(now, id.0);
+        }
+    }
+
+    fn insert(&mut self, now: Instant, conn: Conn, inbound: bool) {
+        let id = conn.id.0;
+        if inbound {
+            self.inbound += 1;
+            self.accepting += 1;
+            self.by_remote.insert((conn.remote, conn.remote_id), id);
+        }
+        let slot = Slot { conn, inbound, accepting: inbound, client_id: None, armed: None, ready: false };
+        self.conns.insert(id, slot);
+        self.settle(now, id);
+    }
+
+    /// Brings the tables in line with a connection that was touched.
+    fn settle(&mut self, now: Instant, id: u64) {
+        let Some(slot) = self.conns.get_mut(&id) else { return };
+        if slot.conn.is_gone() {
+            return self.remove(id);
+        }
+        slot.conn.settle(now);
+        if slot.accepting && !slot.conn.is_accepting() {
+            slot.accepting = false;
+            self.accepting -= 1;
+        }
+        if let Some(timeout) = slot.conn.timeout(&self.config)
+            && slot.armed.is_none_or(|armed| timeout < armed)
+        {
+            if let Some(armed) = slot.armed.replace(timeout) {
+                self.timers.remove(&(armed, id));
+            }
+            self.timers.insert((timeout, id));
+        }
+        if !slot.ready {
+            slot.ready = true;
+            self.ready.push_back(id);
+        }
+        if slot.client_id.is_none()
+            && slot.conn.is_confirmed()
+            && let Some(peer) = slot.conn.peer()
+        {
+            let (client_id, epoch) = (peer.client_id, peer.epoch);
+            slot.client_id = Some(client_id);
+            self.by_client.insert((client_id, id));
+            setup::end_older_epochs(self, now, client_id, epoch);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(slot) = self.conns.remove(&id) else { return };
+        self.inbound -= usize::from(slot.inbound);
+        self.accepting -= usize::from(slot.accepting);
+        self.by_remote.remove(&(slot.conn.remote, slot.conn.remote_id));
+        if let Some(client_id) = slot.client_id {
+            self.by_client.remove(&(client_id, id));
+        }
+        if let Some(armed) = slot.armed {
+            self.timers.remove(&(armed, id));
+        }
+    }
+
+    fn unused_id(&mut self) -> u64 {
+        loop {
+            let id = (self.random)();
+            // 0 stands for "not known yet" in a setup packet.
+            if id != 0 && !self.conns.contains_key(&id) {
+                return id;
+            }
+        }
     }
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint").finish_non_exhaustive()
+        f.debug_struct("Endpoint")
+            .field("epoch", &self.epoch)
+            .field("client_id", &self.client_id)
+            .field("connections", &self.conns.len())
+            .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::runtime::Instant;
+use crate::wire::Lane;
 
 /// Names one connection of one endpoint, for as long as that endpoint lives. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,18 +16,6 @@ pub struct ConnId(pub u64);
 /// Names one call on one connection: even for calls of the side that opened the connection, odd for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
-
-/// Which traffic goes before which on one connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// Before everything else: heartbeats, votes.
-    Control,
-    /// Ordinary calls.
-    #[default]
-    Normal,
-    /// After ordinary calls: snapshots, transfers.
-    Bulk,
-}
 
 /// A call to be made.
 #[derive(Clone, Debug)]

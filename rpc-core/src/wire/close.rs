@@ -6,5 +6,3 @@ pub const NORMAL: u64 = 0;
 pub const IDLE: u64 = 1;
 /// The receiver of this frame broke the protocol; the reason names how.
 pub const VIOLATION: u64 = 2;
-/// The peer of this connection was restarted.
-pub const RESTARTED: u64 = 3;

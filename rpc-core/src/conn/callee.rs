@@ -1,0 +1,258 @@
+//! The calls that the peer makes: each is started at most once, and what is forgotten is never started again.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::intake::Reassembly;
+use super::ranges::RangeSet;
+use crate::runtime::Instant;
+use crate::wire::frame::RequestHead;
+use crate::wire::{Lane, Malformed};
+
+/// Calls of the peer, running and answered.
+#[derive(Debug)]
+pub(super) struct Callee {
+    /// 0 if the peer opened the connection and its calls are even, else 1.
+    parity: u64,
+    calls_max: usize,
+    kept_bytes_max: usize,
+    calls: BTreeMap<u64, Serving>,
+    /// Halved numbers of all calls from the floor on that were ever taken, refused or cancelled. A call in here is
+    /// never started, whether or not its answer is still known.
+    taken: RangeSet,
+    /// The peer has the outcome of every call below.
+    floor: u64,
+    largest: u64,
+    /// Calls that are running or coming in.
+    open: usize,
+    /// Delivered answers, oldest first. May hold calls that are gone.
+    kept: VecDeque<u64>,
+    kept_bytes: usize,
+    /// Running calls by when the caller should be told that they run. May hold calls that are gone.
+    accept_due: VecDeque<(Instant, u64)>,
+}
+
+/// A call of the peer.
+#[derive(Debug)]
+pub(super) enum Serving {
+    /// A large request is coming in.
+    Receiving(Box<Receiving>),
+    /// The layer above has it.
+    Running { lane: Lane },
+    /// It was answered.
+    Done { status: u64, lane: Lane, body: Bytes, delivered: bool },
+}
+
+/// A large request that is coming in. `head` and `deadline` come with its first byte.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    pub(super) message: Reassembly,
+    pub(super) head: Option<(RequestHead, Instant)>,
+}
+
+/// What is to be done about a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is new.
+    New,
+    /// It is new, and too many are open: refuse it.
+    Busy,
+    /// It is known and will be answered, or the peer does not wait for it.
+    Ignore,
+    /// It is known, and this is its answer.
+    Repeat { status: u64, lane: Lane, body: Bytes },
+    /// It was taken once, and its answer is not known any more.
+    Forgotten,
+}
+
+impl Callee {
+    pub(super) fn new(peer_is_initiator: bool, calls_max: usize, kept_bytes_max: usize) -> Self {
+        let parity = if peer_is_initiator { 0 } else { 1 };
+        Self {
+            parity,
+            calls_max,
+            kept_bytes_max,
+            calls: BTreeMap::new(),
+            taken: RangeSet::default(),
+            floor: parity,
+            largest: parity,
+            open: 0,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            accept_due: VecDeque::new(),
+        }
+    }
+
+    /// Running or coming in.
+    pub(super) const fn open_count(&self) -> usize {
+        self.open
+    }
+
+    /// The largest call that the peer has made.
+    pub(super) const fn largest(&self) -> u64 {
+        self.largest
+    }
+
+    pub(super) fn get_mut(&mut self, call: u64) -> Option<&mut Serving> {
+        self.calls.get_mut(&call)
+    }
+
+    /// Judges a request, or a part of one that is not coming in yet. Changes nothing.
+    pub(super) fn admission(&self, call: u64) -> Result<Admission, Malformed> {
+        if call % 2 != self.parity {
+            return Err(Malformed("request with a call of the wrong side"));
+        }
+        if call < self.floor {
+            return Ok(Admission::Ignore);
+        }
+        Ok(match self.calls.get(&call) {
+            Some(Serving::Done { status, lane, body, .. }) => {
+                Admission::Repeat { status: *status, lane: *lane, body: body.clone() }
+            }
+            Some(_) => Admission::Ignore,
+            None if self.taken.contains(call / 2) => Admission::Forgotten,
+            None if self.calls.len() >= self.table_max() => {
+                return Err(Malformed("far more calls than announced"));
+            }
+            None if self.open >= self.calls_max => Admission::Busy,
+            None => Admission::New,
+        })
+    }
+
+    /// Takes a new call; it will never be taken again.
+    pub(super) fn take(&mut self, call: u64, serving: Serving) -> Result<(), Malformed> {
+        self.taken.insert(call / 2, call / 2 + 1);
+        if self.taken.count() > self.table_max() {
+            return Err(Malformed("calls with too many gaps"));
+        }
+        self.largest = self.largest.max(call);
+        if !matches!(serving, Serving::Done { .. }) {
+            self.open += 1;
+        }
+        self.calls.insert(call, serving);
+        Ok(())
+    }
+
+    /// A running call's caller is to be told at `due` that it runs, if it still does.
+    pub(super) fn watch(&mut self, call: u64, due: Instant) {
+        while self.accept_due.front().is_some_and(|(_, call)| !self.is_running(*call)) {
+            self.accept_due.pop_front();
+        }
+        self.accept_due.push_back((due, call));
+    }
+
+    pub(super) fn is_running(&self, call: u64) -> bool {
+        matches!(self.calls.get(&call), Some(Serving::Running { .. }))
+    }
+
+    /// A call of the table that was running or coming in is answered.
+    pub(super) fn answer(&mut self, call: u64, status: u64, lane: Lane, body: Bytes) {
+        if let Some(before) = self.calls.insert(call, Serving::Done { status, lane, body, delivered: false })
+            && !matches!(before, Serving::Done { .. })
+        {
+            self.open -= 1;
+        }
+    }
+
+    /// The peer has the answer: it is kept as long as there is room. Returns how many were forgotten for it.
+    pub(super) fn on_delivered(&mut self, call: u64) -> u64 {
+        let Some(Serving::Done { body, delivered, .. }) = self.calls.get_mut(&call) else { return 0 };
+        if *delivered {
+            return 0;
+        }
+        *delivered = true;
+        self.kept_bytes += body.len();
+        self.kept.push_back(call);
+        let mut evicted = 0;
+        while self.kept_bytes > self.kept_bytes_max || self.kept.len() > self.calls_max {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            // Gone already if the peer said that it has seen it.
+            if matches!(self.calls.get(&oldest), Some(Serving::Done { delivered: true, .. })) {
+                self.remove(oldest);
+                evicted += 1;
+            }
+        }
+        evicted
+    }
+
+    /// The peer gave `call` up: it never runs from now on. Returns what it was.
+    pub(super) fn cancel(&mut self, call: u64) -> Result<Option<Serving>, Malformed> {
+        if call % 2 != self.parity {
+            return Err(Malformed("cancellation of a call of the wrong side"));
+        }
+        if call < self.floor {
+            return Ok(None);
+        }
+        self.taken.insert(call / 2, call / 2 + 1);
+        if self.taken.count() > self.table_max() {
+            return Err(Malformed("calls with too many gaps"));
+        }
+        self.largest = self.largest.max(call);
+        Ok(self.remove(call))
+    }
+
+    /// The peer has the outcome of every call below `floor`. Returns the lowest call that can be forgotten; to be
+    /// called until there is none.
+    pub(super) fn forget_below(&mut self, floor: u64) -> Option<(u64, Serving)> {
+        if floor > self.floor {
+            self.floor = floor;
+            self.taken.remove_below(floor.div_ceil(2));
+        }
+        let call = *self.calls.first_key_value()?.0;
+        if call >= self.floor {
+            while self.kept.front().is_some_and(|call| *call < self.floor) {
+                self.kept.pop_front();
+            }
+            return None;
+        }
+        Some((call, self.remove(call)?))
+    }
+
+    /// Every call, taken out.
+    pub(super) fn clear(&mut self) {
+        self.calls.clear();
+        self.kept.clear();
+        self.accept_due.clear();
+        self.open = 0;
+        self.kept_bytes = 0;
+    }
+
+    /// When [`Callee::accept_due`] has something.
+    pub(super) fn accept_timeout(&self) -> Option<Instant> {
+        self.accept_due.front().map(|entry| entry.0)
+    }
+
+    /// The next running call whose caller should be told now.
+    pub(super) fn accept_due(&mut self, now: Instant) -> Option<u64> {
+        while let Some((due, call)) = self.accept_due.front().copied() {
+            if !self.is_running(call) {
+                self.accept_due.pop_front();
+            } else if due <= now {
+                self.accept_due.pop_front();
+                return Some(call);
+            } else {
+                return None;
+            }
+        }
+        None
+    }
+
+    fn table_max(&self) -> usize {
+        self.calls_max.saturating_mul(TABLE_FACTOR).max(TABLE_MIN)
+    }
+
+    fn remove(&mut self, call: u64) -> Option<Serving> {
+        let serving = self.calls.remove(&call)?;
+        match &serving {
+            Serving::Done { body, delivered: true, .. } => self.kept_bytes -= body.len(),
+            Serving::Done { .. } => {}
+            Serving::Receiving(_) | Serving::Running { .. } => self.open -= 1,
+        }
+        Some(serving)
+    }
+}
+
+/// A peer may be behind in what it knows to be over, so the tables hold some times as many calls as it may have open.
+const TABLE_FACTOR: usize = 8;
+const TABLE_MIN: usize = 1_024;

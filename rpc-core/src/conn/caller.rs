@@ -1,0 +1,91 @@
+//! The calls that this side makes: which are open, and what the peer may forget.
+
+use std::collections::BTreeMap;
+
+use super::intake::Reassembly;
+
+/// Open calls of this side.
+#[derive(Debug)]
+pub(super) struct Caller {
+    /// The next call: even on the side that opened the connection, odd on the other.
+    next: u64,
+    /// With the large response that is coming in, if one is.
+    open: BTreeMap<u64, Option<Box<Arriving>>>,
+    /// The floor of the last SEEN that is not known to be lost.
+    floor_sent: u64,
+}
+
+/// A large response that is coming in. The status comes with its first byte.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    pub(super) message: Reassembly,
+    pub(super) status: u64,
+}
+
+impl Caller {
+    pub(super) const fn new(initiator: bool) -> Self {
+        let first = if initiator { 0 } else { 1 };
+        Self { next: first, open: BTreeMap::new(), floor_sent: first }
+    }
+
+    pub(super) fn open(&mut self) -> u64 {
+        let call = self.next;
+        self.next += 2;
+        self.open.insert(call, None);
+        call
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether `call` was ever made.
+    pub(super) const fn was_opened(&self, call: u64) -> bool {
+        call < self.next
+    }
+
+    /// Where the large response of an open call is put together.
+    pub(super) fn response(&mut self, call: u64) -> Option<&mut Option<Box<Arriving>>> {
+        self.open.get_mut(&call)
+    }
+
+    /// Ends a call; `None` if it was not open.
+    pub(super) fn end(&mut self, call: u64) -> Option<Option<Box<Arriving>>> {
+        self.open.remove(&call)
+    }
+
+    /// Ends every call.
+    pub(super) fn clear(&mut self) {
+        self.open.clear();
+    }
+
+    /// The open calls, oldest first.
+    pub(super) fn calls(&self) -> impl Iterator<Item = u64> {
+        self.open.keys().copied()
+    }
+
+    /// Every call below has ended.
+    pub(super) fn floor(&self) -> u64 {
+        self.open.first_key_value().map_or(self.next, |entry| *entry.0)
+    }
+
+    /// The floor to be sent, when it has moved far enough to be worth a frame.
+    pub(super) fn floor_due(&self) -> Option<u64> {
+        Some(self.floor()).filter(|floor| *floor >= self.floor_sent + 2 * SEEN_EVERY)
+    }
+
+    /// A SEEN was put into a packet.
+    pub(super) const fn on_floor_sent(&mut self, floor: u64) {
+        self.floor_sent = floor;
+    }
+
+    /// A SEEN was lost: unless a later one is on its way, the next goes at once.
+    pub(super) const fn on_floor_lost(&mut self, floor: u64) {
+        if floor == self.floor_sent {
+            self.floor_sent = floor.saturating_sub(2 * SEEN_EVERY);
+        }
+    }
+}
+
+/// Calls that end between two SEEN frames.
+const SEEN_EVERY: u64 = 16;

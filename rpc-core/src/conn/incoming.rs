@@ -1,0 +1,339 @@
+//! Packets in: what each frame does.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::callee::{Admission, Receiving, Serving};
+use super::caller::Arriving;
+use super::outbox::Head;
+use super::{CallId, Conn, Cx, Event, Key, LostReason, Phase, SentFrame};
+use crate::runtime::Instant;
+use crate::wire::frame::{Ack, Frame, Part, PartHead, RequestHead};
+use crate::wire::packet::{self, SHORT_HEADER_SIZE};
+use crate::wire::setup::Params;
+use crate::wire::varint::Reader;
+use crate::wire::{Lane, Malformed, SETUP_DATAGRAM_SIZE, VERSION, close, status};
+
+impl Conn {
+    /// The INIT of this connection came again: the REPLY may be lost.
+    pub(crate) const fn on_init_again(&mut self) {
+        if let Phase::Accepting { due, .. } = &mut self.phase {
+            *due = true;
+            self.received_unvalidated += SETUP_DATAGRAM_SIZE;
+        }
+    }
+
+    /// A REPLY came, from the connection that the peer calls `remote_id`.
+    pub(crate) fn on_reply(&mut self, cx: &mut Cx<'_>, remote_id: u64, params: Params) {
+        let Phase::Connecting { sent, next, backoff, .. } = &self.phase else {
+            cx.counters.dropped_unexpected += 1;
+            return;
+        };
+        // Which INIT a REPLY answers is only known when there was one (RFC 6298 section 3, Karn).
+        if *sent == 1 {
+            self.recovery.rtt.update(cx.now - (*next - *backoff), Duration::ZERO);
+        }
+        self.remote_id = remote_id;
+        self.peer = Some(params);
+        self.establish(cx);
+    }
+
+    /// The peer speaks other versions than the one it was offered.
+    pub(crate) fn on_version_negotiation(&mut self, cx: &mut Cx<'_>, supported: Vec<u32>) {
+        // A list with our version in it does not answer our INIT.
+        if !matches!(self.phase, Phase::Connecting { .. }) || supported.contains(&VERSION) {
+            cx.counters.dropped_unexpected += 1;
+            return;
+        }
+        self.end(cx, LostReason::Version { supported }, None);
+    }
+
+    /// Somebody at the peer's address does not know a packet that we may have sent; true if the connection is gone.
+    pub(crate) fn on_reset(&mut self, cx: &mut Cx<'_>, pn_low: u32) -> bool {
+        let was_sent = u64::from(pn_low) < self.recovery.pn_next();
+        if !was_sent || matches!(self.phase, Phase::Connecting { .. } | Phase::Accepting { .. }) {
+            return false;
+        }
+        self.on_peer_restarted(cx);
+        true
+    }
+
+    /// A data packet came.
+    pub(crate) fn on_packet(&mut self, cx: &mut Cx<'_>, pn_low: u32, datagram: &Bytes) {
+        let pn = packet::expand_packet_number(self.received.largest(), pn_low);
+        let Some(payload) = self.keys.open(pn, datagram, SHORT_HEADER_SIZE) else {
+            cx.counters.dropped_bad_checksum += 1;
+            return;
+        };
+        match &mut self.phase {
+            Phase::Open => {}
+            Phase::Accepting { .. } => self.establish(cx),
+            Phase::Closing { due, .. } => {
+                *due = true;
+                return;
+            }
+            Phase::Connecting { .. } | Phase::Ended { .. } | Phase::Gone => {
+                cx.counters.dropped_unexpected += 1;
+                return;
+            }
+        }
+        if self.received.is_duplicate(pn) {
+            cx.counters.dropped_duplicate += 1;
+            return;
+        }
+        self.heard = cx.now;
+        match self.on_frames(cx, &payload) {
+            Ok(ack_eliciting) => self.received.on_packet(cx.now, pn, ack_eliciting, cx.config.ack_delay_max),
+            Err(Malformed(what)) => {
+                cx.counters.dropped_bad_frame += 1;
+                self.end(cx, LostReason::Violation(what), Some((close::VIOLATION, what)));
+            }
+        }
+    }
+
+    fn on_frames(&mut self, cx: &mut Cx<'_>, payload: &Bytes) -> Result<bool, Malformed> {
+        let mut reader = Reader::new(payload);
+        if reader.is_empty() {
+            return Err(Malformed("packet without frames"));
+        }
+        let mut ack_eliciting = false;
+        while !reader.is_empty() && self.is_established() {
+            let frame = Frame::read(&mut reader)?;
+            ack_eliciting |= frame.is_ack_eliciting();
+            match frame {
+                Frame::Padding | Frame::Ping | Frame::Extension => {}
+                Frame::Ack(ack) => self.on_ack(cx, &ack)?,
+                Frame::Request { call, head, body } => self.on_request(cx, call, &head, body)?,
+                Frame::Response { call, status, body } => self.on_response(cx, call, status, body)?,
+                Frame::Part(part) if part.response => self.on_response_part(cx, &part)?,
+                Frame::Part(part) => self.on_request_part(cx, &part)?,
+                Frame::Cancel { call, .. } => {
+                    if let Some(serving) = self.callee.cancel(call)? {
+                        self.discard(cx, call, serving);
+                    }
+                }
+                Frame::Seen { floor } => {
+                    while let Some((call, serving)) = self.callee.forget_below(floor) {
+                        self.discard(cx, call, serving);
+                    }
+                }
+                // That the peer is alive is known from the packet.
+                Frame::Accepted { call } => self.own(call)?,
+                Frame::MaxData { bytes } => self.outbox.raise_window(bytes),
+                Frame::Drain { .. } => {
+                    if !std::mem::replace(&mut self.peer_draining, true) {
+                        cx.events.push_back(Event::Draining { conn: self.id });
+                    }
+                }
+                Frame::Close { code, reason } => {
+                    let reason = String::from_utf8_lossy(&reason).into_owned();
+                    self.end(cx, LostReason::Closed { code, reason }, None);
+                }
+            }
+        }
+        Ok(ack_eliciting)
+    }
+
+    fn on_ack(&mut self, cx: &mut Cx<'_>, ack: &Ack) -> Result<(), Malformed> {
+        let (mut acked, mut lost) = (std::mem::take(&mut self.acked), std::mem::take(&mut self.lost));
+        let result = self.recovery.on_ack(cx.now, ack, &mut acked, &mut lost);
+        for frame in acked.drain(..) {
+            match frame {
+                SentFrame::Ack { largest } => self.received.on_confirmed(largest),
+                SentFrame::Cancel { call } => self.outbox.on_cancel_acked(call),
+                _ => {
+                    if let Some(key) = self.outbox.on_acked(frame)
+                        && key.response
+                    {
+                        cx.counters.answers_evicted += self.callee.on_delivered(key.call);
+                    }
+                }
+            }
+        }
+        self.send_again(cx, &mut lost);
+        (self.acked, self.lost) = (acked, lost);
+        cx.counters.packets_lost += result?;
+        Ok(())
+    }
+
+    fn on_request(
+        &mut self,
+        cx: &mut Cx<'_>,
+        call: u64,
+        head: &RequestHead,
+        body: Bytes,
+    ) -> Result<(), Malformed> {
+        if body.len() > cx.config.message_size_max {
+            return Err(Malformed("message above the announced size"));
+        }
+        let deadline = self.deadline(cx.now, head);
+        if self.admit(cx, call, head.lane, true)? {
+            if let Some(status) = self.refusal(cx, deadline) {
+                return self.refuse(call, status, head.lane);
+            }
+            self.callee.take(call, Serving::Running { lane: head.lane })?;
+            self.dispatch(cx, call, head, deadline, body);
+        }
+        Ok(())
+    }
+
+    fn on_request_part(&mut self, cx: &mut Cx<'_>, part: &Part) -> Result<(), Malformed> {
+        let Part { call, lane, .. } = *part;
+        if !matches!(self.callee.get_mut(call), Some(Serving::Receiving(_))) {
+            if !self.admit(cx, call, lane, part.offset == 0)? {
+                return Ok(());
+            }
+            if self.draining {
+                cx.counters.requests_draining += 1;
+                return self.refuse(call, status::DRAINING, lane);
+            }
+            let message = self.intake.open(part)?;
+            self.callee.take(call, Serving::Receiving(Box::new(Receiving { message, head: None })))?;
+        }
+        let deadline = match &part.head {
+            Some(PartHead::Request(head)) => Some((*head, self.deadline(cx.now, head))),
+            _ => None,
+        };
+        let Some(Serving::Receiving(receiving)) = self.callee.get_mut(call) else { return Ok(()) };
+        // A head that comes again was written later, with less time left; the hold-up shows in the first one.
+        receiving.head = receiving.head.or(deadline);
+        let complete = receiving.message.insert(part)?;
+        let Some((head, deadline)) = receiving.head else { return Ok(()) };
+        let refusal = if complete || deadline <= cx.now { self.refusal(cx, deadline) } else { None };
+        if !complete && refusal.is_none() {
+            return Ok(());
+        }
+        let next = Serving::Running { lane };
+        let Some(serving) = self.callee.get_mut(call) else { return Ok(()) };
+        let Serving::Receiving(receiving) = std::mem::replace(serving, next) else { return Ok(()) };
+        let body = self.intake.close(receiving.message);
+        match refusal {
+            Some(status) => self.answer(call, status, lane, Bytes::new()),
+            None => self.dispatch(cx, call, &head, deadline, body),
+        }
+        Ok(())
+    }
+
+    fn on_response(&mut self, cx: &mut Cx<'_>, call: u64, status: u64, body: Bytes) -> Result<(), Malformed> {
+        self.own(call)?;
+        if body.len() > cx.config.message_size_max {
+            return Err(Malformed("message above the announced size"));
+        }
+        // A call that has ended was answered before, or cancelled.
+        let Some(arriving) = self.caller.end(call) else { return Ok(()) };
+        if let Some(arriving) = arriving {
+            self.intake.close(arriving.message);
+        }
+        self.outbox.remove(Key { call, response: false });
+        cx.events.push_back(Event::Response { conn: self.id, call: CallId(call), status, body });
+        Ok(())
+    }
+
+    fn on_response_part(&mut self, cx: &mut Cx<'_>, part: &Part) -> Result<(), Malformed> {
+        self.own(part.call)?;
+        let Some(slot) = self.caller.response(part.call) else { return Ok(()) };
+        let arriving = match slot {
+            Some(arriving) => arriving,
+            None => slot.insert(Box::new(Arriving { message: self.intake.open(part)?, status: 0 })),
+        };
+        if let Some(PartHead::Response { status }) = part.head {
+            arriving.status = status;
+        }
+        if !arriving.message.insert(part)? {
+            return Ok(());
+        }
+        let Some(arriving) = slot.take() else { return Ok(()) };
+        let body = self.intake.close(arriving.message);
+        self.on_response(cx, part.call, arriving.status, body)
+    }
+
+    /// Judges a request; true if it is new and may go on. What is known or refused is answered, if `answer` says that
+    /// this is the frame to be answered and not one of its further parts.
+    fn admit(&mut self, cx: &mut Cx<'_>, call: u64, lane: Lane, answer: bool) -> Result<bool, Malformed> {
+        match self.callee.admission(call)? {
+            Admission::New => return Ok(true),
+            Admission::Busy => {
+                cx.counters.requests_busy += 1;
+                self.refuse(call, status::SERVER_BUSY, lane)?;
+            }
+            _ if !answer => {}
+            Admission::Ignore => cx.counters.requests_duplicate += 1,
+            Admission::Repeat { status, lane, body } => {
+                cx.counters.requests_duplicate += 1;
+                let key = Key { call, response: true };
+                if !self.outbox.contains(key) {
+                    self.outbox.push(key, lane, Head::Response { status }, body);
+                    cx.counters.answers_repeated += 1;
+                } else if self.repeat(key) {
+                    cx.counters.answers_repeated += 1;
+                }
+            }
+            Admission::Forgotten => {
+                cx.counters.requests_duplicate += 1;
+                self.refuse(call, status::UNKNOWN_OUTCOME, lane)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Answers a call that is not in the table, for good.
+    fn refuse(&mut self, call: u64, status: u64, lane: Lane) -> Result<(), Malformed> {
+        let body = Bytes::new();
+        self.callee.take(call, Serving::Done { status, lane, body: body.clone(), delivered: false })?;
+        self.outbox.push(Key { call, response: true }, lane, Head::Response { status }, body);
+        Ok(())
+    }
+
+    /// Why a request that is complete is not executed.
+    fn refusal(&self, cx: &mut Cx<'_>, deadline: Instant) -> Option<u64> {
+        if self.draining {
+            cx.counters.requests_draining += 1;
+            return Some(status::DRAINING);
+        }
+        if deadline <= cx.now {
+            cx.counters.requests_late += 1;
+            return Some(status::TIMEOUT);
+        }
+        None
+    }
+
+    fn dispatch(&mut self, cx: &mut Cx<'_>, call: u64, head: &RequestHead, deadline: Instant, body: Bytes) {
+        self.callee.watch(call, cx.now + self.recovery.pto());
+        cx.counters.requests_received += 1;
+        cx.events.push_back(Event::Request {
+            conn: self.id,
+            call: CallId(call),
+            method: head.method,
+            lane: head.lane,
+            deadline,
+            idempotent: head.idempotent,
+            body,
+        });
+    }
+
+    /// The caller's deadline on our clock: what was left when it was sent, less what it was held up for.
+    fn deadline(&mut self, now: Instant, head: &RequestHead) -> Instant {
+        let held_up = self.holdup.measure(now, head.sent_us);
+        now + Duration::from_micros(head.left_us).saturating_sub(held_up)
+    }
+
+    /// The peer does not wait for this call any more.
+    fn discard(&mut self, cx: &mut Cx<'_>, call: u64, serving: Serving) {
+        match serving {
+            Serving::Receiving(receiving) => drop(self.intake.close(receiving.message)),
+            Serving::Running { .. } => {
+                cx.events.push_back(Event::Cancelled { conn: self.id, call: CallId(call) });
+            }
+            Serving::Done { .. } => self.outbox.remove(Key { call, response: true }),
+        }
+    }
+
+    /// Checks that `call` is one of ours.
+    fn own(&self, call: u64) -> Result<(), Malformed> {
+        if call.is_multiple_of(2) != self.initiator || !self.caller.was_opened(call) {
+            return Err(Malformed("answer to a call that was never made"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,436 @@
+//! Requests and responses that are to be delivered: what goes next, what must go again, what has arrived.
+//!
+//! Small messages (one frame) go before parts of large ones, and the control lane goes before everything. Of the large
+//! messages the one with the least left goes first; every eighth part is of the oldest, so that none starves.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::ranges::RangeSet;
+use super::recovery::SentFrame;
+use crate::runtime::Instant;
+use crate::wire::frame::{self, PART_OVERHEAD_MAX, PartHead, REQUEST_OVERHEAD_MAX, RESPONSE_OVERHEAD_MAX};
+use crate::wire::{Lane, varint};
+
+/// Names a message of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) call: u64,
+    pub(super) response: bool,
+}
+
+/// What a message says besides its body.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Head {
+    Request { method: u32, idempotent: bool, deadline: Instant },
+    Response { status: u64 },
+}
+
+/// The two points in time that a request is written with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) now: Instant,
+    /// Origin of the connection clock.
+    pub(super) start: Instant,
+}
+
+/// The messages on their way out.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    messages: BTreeMap<Key, Message>,
+    /// Frames that fit one packet; a message is small when its frame is not longer.
+    payload_max: usize,
+    /// Small messages to be sent, per lane. May hold names of messages that are gone.
+    small: [VecDeque<Key>; 3],
+    /// Large messages that wait for the window, per lane. May hold names of messages that are gone.
+    waiting: [VecDeque<Key>; 3],
+    /// Started large messages with bytes to send, per lane: bytes left, age, name.
+    by_remaining: [BTreeSet<(u64, u64, Key)>; 3],
+    /// The same by age, without the control lane.
+    by_age: BTreeMap<u64, Key>,
+    /// What the peer allows to be started, per lane.
+    window: u64,
+    /// Bytes of started large messages, per lane.
+    started: [u64; 3],
+    /// Cancelled requests that the peer may still hold buffers for, until it acknowledges the CANCEL.
+    cancelled: BTreeMap<u64, (Lane, u64)>,
+    age_next: u64,
+    parts_written: u64,
+}
+
+#[derive(Debug)]
+struct Message {
+    head: Head,
+    lane: Lane,
+    body: Bytes,
+    /// Some byte of it was put into a packet.
+    sent: bool,
+    progress: Progress,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Small { queued: bool },
+    Large(Box<Large>),
+}
+
+#[derive(Debug)]
+struct Large {
+    age: u64,
+    started: bool,
+    /// First byte that was never sent.
+    next: u64,
+    /// Bytes below `next` to be sent again; never an acknowledged one.
+    resend: RangeSet,
+    acked: RangeSet,
+    /// The bytes left under which it stands in `by_remaining`.
+    listed: Option<u64>,
+}
+
+impl Outbox {
+    pub(super) fn new(payload_max: usize) -> Self {
+        Self {
+            messages: BTreeMap::new(),
+            payload_max,
+            small: Default::default(),
+            waiting: Default::default(),
+            by_remaining: Default::default(),
+            by_age: BTreeMap::new(),
+            window: 0,
+            started: [0; 3],
+            cancelled: BTreeMap::new(),
+            age_next: 0,
+            parts_written: 0,
+        }
+    }
+
+    /// Nothing is on its way out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Packets may carry more from now on. Never less: what is small must stay so.
+    pub(super) fn raise_payload_max(&mut self, payload_max: usize) {
+        self.payload_max = self.payload_max.max(payload_max);
+    }
+
+    /// The peer announced its window.
+    pub(super) fn raise_window(&mut self, window: u64) {
+        self.window = self.window.max(window);
+    }
+
+    /// Adds a message. The name must be free.
+    pub(super) fn push(&mut self, key: Key, lane: Lane, head: Head, body: Bytes) {
+        let overhead = if key.response { RESPONSE_OVERHEAD_MAX } else { REQUEST_OVERHEAD_MAX };
+        let progress = if body.len() + overhead <= self.payload_max {
+            self.small[lane as usize].push_back(key);
+            Progress::Small { queued: true }
+        } else {
+            self.waiting[lane as usize].push_back(key);
+            self.age_next += 1;
+            Progress::Large(Box::new(Large {
+                age: self.age_next,
+                started: false,
+                next: 0,
+                resend: RangeSet::default(),
+                acked: RangeSet::default(),
+                listed: None,
+            }))
+        };
+        self.messages.insert(key, Message { head, lane, body, sent: false, progress });
+    }
+
+    pub(super) fn contains(&self, key: Key) -> bool {
+        self.messages.contains_key(&key)
+    }
+
+    /// Whether some byte of a message may have reached the peer: it was put into a packet, or it is not here any more
+    /// because it was delivered.
+    pub(super) fn may_have_reached(&self, key: Key) -> bool {
+        self.messages.get(&key).is_none_or(|message| message.sent)
+    }
+
+    /// The size of every request that waits to be sent, by call.
+    pub(super) fn request_sizes(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.messages
+            .iter()
+            .filter(|(key, _)| !key.response)
+            .map(|(key, message)| (key.call, message.body.len()))
+    }
+
+    /// Drops a message that the peer holds no buffer for any more.
+    pub(super) fn remove(&mut self, key: Key) {
+        if let Some((lane, size)) = self.take(key) {
+            self.started[lane as usize] -= size;
+        }
+    }
+
+    /// Drops a request for which a CANCEL is sent; its share of the window is free when that is acknowledged.
+    pub(super) fn remove_cancelled(&mut self, call: u64) {
+        if let Some(charge) = self.take(Key { call, response: false }) {
+            self.cancelled.insert(call, charge);
+        }
+    }
+
+    /// The CANCEL of `call` arrived.
+    pub(super) fn on_cancel_acked(&mut self, call: u64) {
+        if let Some((lane, size)) = self.cancelled.remove(&call) {
+            self.started[lane as usize] -= size;
+        }
+    }
+
+    /// A frame arrived; the name of the message if it is thereby delivered.
+    pub(super) fn on_acked(&mut self, frame: SentFrame) -> Option<Key> {
+        let key = match frame {
+            SentFrame::Message(key) => {
+                self.messages.get(&key)?;
+                key
+            }
+            SentFrame::Part { key, offset, size } => {
+                let message = self.messages.get_mut(&key)?;
+                let Progress::Large(large) = &mut message.progress else { return None };
+                let end = offset + u64::from(size);
+                large.acked.insert(offset, end);
+                large.resend.remove(offset, end);
+                if large.acked.total() < message.body.len() as u64 {
+                    self.relist(key);
+                    return None;
+                }
+                key
+            }
+            _ => return None,
+        };
+        self.remove(key);
+        Some(key)
+    }
+
+    /// A frame may be lost; true if it has to go again.
+    pub(super) fn on_lost(&mut self, frame: SentFrame) -> bool {
+        match frame {
+            SentFrame::Message(key) => match self.messages.get_mut(&key) {
+                Some(Message { progress: Progress::Small { queued }, lane, .. }) if !*queued => {
+                    *queued = true;
+                    self.small[*lane as usize].push_front(key);
+                    true
+                }
+                _ => false,
+            },
+            SentFrame::Part { key, offset, size } => {
+                let Some(Message { progress: Progress::Large(large), .. }) = self.messages.get_mut(&key)
+                else {
+                    return false;
+                };
+                let end = offset + u64::from(size);
+                large.resend.insert(offset, end);
+                large.resend.remove_all(&large.acked, offset, end);
+                self.relist(key);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes as many frames as fit below `end` bytes of `buf`; true if there was one that did not fit.
+    pub(super) fn fill(
+        &mut self,
+        buf: &mut Vec<u8>,
+        end: usize,
+        clock: Clock,
+        frames: &mut Vec<SentFrame>,
+    ) -> bool {
+        self.start_waiting();
+        self.fill_small(Lane::Control, buf, end, clock, frames)
+            || self.fill_parts(true, buf, end, clock, frames)
+            || self.fill_small(Lane::Normal, buf, end, clock, frames)
+            || self.fill_small(Lane::Bulk, buf, end, clock, frames)
+            || self.fill_parts(false, buf, end, clock, frames)
+    }
+
+    fn fill_small(
+        &mut self,
+        lane: Lane,
+        buf: &mut Vec<u8>,
+        end: usize,
+        clock: Clock,
+        frames: &mut Vec<SentFrame>,
+    ) -> bool {
+        while let Some(key) = self.small[lane as usize].front().copied() {
+            if let Some(Message { head, body, sent, progress: Progress::Small { queued }, .. }) =
+                self.messages.get_mut(&key)
+                && *queued
+            {
+                let size_max = body.len() + small_overhead(key, head, clock);
+                if buf.len() + size_max > end {
+                    return true;
+                }
+                match *head {
+                    Head::Request { .. } => {
+                        frame::put_request(buf, key.call, &request_head(head, lane, clock), body);
+                    }
+                    Head::Response { status } => frame::put_response(buf, key.call, status, lane, body),
+                }
+                *queued = false;
+                *sent = true;
+                frames.push(SentFrame::Message(key));
+            }
+            self.small[lane as usize].pop_front();
+        }
+        false
+    }
+
+    fn fill_parts(
+        &mut self,
+        control: bool,
+        buf: &mut Vec<u8>,
+        end: usize,
+        clock: Clock,
+        frames: &mut Vec<SentFrame>,
+    ) -> bool {
+        while let Some(key) = self.next_part(control) {
+            let space = end.saturating_sub(buf.len());
+            if space < PART_OVERHEAD_MAX + PART_SIZE_MIN {
+                return true;
+            }
+            let Some(message) = self.messages.get_mut(&key) else { return false };
+            let Progress::Large(large) = &mut message.progress else { return false };
+            let total = message.body.len() as u64;
+            let (offset, limit) = large.resend.first().unwrap_or((large.next, total));
+            let head = match message.head {
+                Head::Request { .. } => PartHead::Request(request_head(&message.head, message.lane, clock)),
+                Head::Response { status } => PartHead::Response { status },
+            };
+            let size = (limit - offset).min((space - part_overhead(key, &head, offset, total, space)) as u64);
+            let data = &message.body[offset as usize..(offset + size) as usize];
+            frame::put_part(buf, key.call, message.lane, &head, offset, total, data);
+            if offset < large.next {
+                large.resend.remove(offset, offset + size);
+            } else {
+                large.next += size;
+            }
+            message.sent = true;
+            frames.push(SentFrame::Part { key, offset, size: size as u32 });
+            if !control {
+                self.parts_written += 1;
+            }
+            self.relist(key);
+        }
+        false
+    }
+
+    fn next_part(&self, control: bool) -> Option<Key> {
+        let [of_control, of_normal, of_bulk] = &self.by_remaining;
+        if control {
+            return of_control.first().map(|entry| entry.2);
+        }
+        if self.parts_written % OLDEST_EVERY == OLDEST_EVERY - 1 {
+            return self.by_age.first_key_value().map(|entry| *entry.1);
+        }
+        of_normal.first().or_else(|| of_bulk.first()).map(|entry| entry.2)
+    }
+
+    /// Starts large messages in their order as far as the window allows.
+    fn start_waiting(&mut self) {
+        for lane in [Lane::Control, Lane::Normal, Lane::Bulk] {
+            while let Some(key) = self.waiting[lane as usize].front().copied() {
+                if let Some(Message { progress: Progress::Large(large), body, .. }) =
+                    self.messages.get_mut(&key)
+                    && !large.started
+                {
+                    let (size, started) = (body.len() as u64, &mut self.started[lane as usize]);
+                    if *started > 0 && *started + size > self.window {
+                        break;
+                    }
+                    *started += size;
+                    large.started = true;
+                    self.relist(key);
+                }
+                self.waiting[lane as usize].pop_front();
+            }
+        }
+    }
+
+    /// Puts a started large message where it belongs in the order of what goes next.
+    fn relist(&mut self, key: Key) {
+        let Some(message) = self.messages.get_mut(&key) else { return };
+        let Progress::Large(large) = &mut message.progress else { return };
+        let remaining = message.body.len() as u64 - large.next + large.resend.total();
+        let listed = (remaining > 0).then_some(remaining);
+        if listed == large.listed {
+            return;
+        }
+        let order = &mut self.by_remaining[message.lane as usize];
+        if let Some(before) = large.listed {
+            order.remove(&(before, large.age, key));
+        }
+        if let Some(remaining) = listed {
+            order.insert((remaining, large.age, key));
+        }
+        if message.lane != Lane::Control {
+            match (large.listed, listed) {
+                (None, Some(_)) => drop(self.by_age.insert(large.age, key)),
+                (Some(_), None) => drop(self.by_age.remove(&large.age)),
+                _ => {}
+            }
+        }
+        large.listed = listed;
+    }
+
+    /// Takes a message out; what it holds of the window if it is large and was started.
+    fn take(&mut self, key: Key) -> Option<(Lane, u64)> {
+        let message = self.messages.remove(&key)?;
+        let Progress::Large(large) = message.progress else { return None };
+        if let Some(remaining) = large.listed {
+            self.by_remaining[message.lane as usize].remove(&(remaining, large.age, key));
+            self.by_age.remove(&large.age);
+        }
+        large.started.then_some((message.lane, message.body.len() as u64))
+    }
+}
+
+fn request_head(head: &Head, lane: Lane, clock: Clock) -> frame::RequestHead {
+    let (method, idempotent, deadline) = match *head {
+        Head::Request { method, idempotent, deadline } => (method, idempotent, deadline),
+        Head::Response { .. } => (0, false, clock.now),
+    };
+    let micros = |from: Instant, to: Instant| u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX);
+    frame::RequestHead {
+        method,
+        lane,
+        idempotent,
+        left_us: micros(clock.now, deadline),
+        sent_us: micros(clock.start, clock.now),
+    }
+}
+
+/// What the frame of a small message adds to its body, at most: exact but for the length.
+fn small_overhead(key: Key, head: &Head, clock: Clock) -> usize {
+    1 + varint::size(key.call)
+        + 1
+        + 4
+        + match head {
+            Head::Response { status } => varint::size(*status),
+            Head::Request { method, .. } => {
+                let head = request_head(head, Lane::Normal, clock);
+                varint::size(u64::from(*method)) + varint::size(head.left_us) + varint::size(head.sent_us)
+            }
+        }
+}
+
+/// What a PART frame that fills `space` adds to its data.
+fn part_overhead(key: Key, head: &PartHead, offset: u64, total: u64, space: usize) -> usize {
+    let head = match head {
+        _ if offset > 0 => 0,
+        PartHead::Response { status } => varint::size(*status),
+        PartHead::Request(head) => {
+            varint::size(u64::from(head.method)) + varint::size(head.left_us) + varint::size(head.sent_us)
+        }
+    };
+    let length = varint::size(space as u64);
+    1 + varint::size(key.call) + 1 + varint::size(offset) + varint::size(total) + head + length
+}
+
+/// A part shorter than this is not worth its header; it waits for the next packet.
+const PART_SIZE_MIN: usize = 64;
+/// One part in so many is of the oldest large message.
+const OLDEST_EVERY: u64 = 8;

@@ -1,0 +1,164 @@
+//! Packets out: which frames go into the next one.
+
+use super::{CLOSE_REPEATS_MAX, Conn, Cx, Key, Phase, SentFrame};
+use crate::runtime::Instant;
+use crate::wire::frame::{self, NUMBERS_SIZE_MAX};
+use crate::wire::packet::{ACK_ELICITING_SIZE_MIN, Header, SHORT_HEADER_SIZE};
+use crate::wire::seal::TAG_SIZE;
+use crate::wire::status;
+
+/// A datagram was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packed {
+    /// It is full, and there is more to send.
+    pub(crate) more: bool,
+}
+
+impl Conn {
+    /// Appends the next datagram to `buf`; `None` when there is nothing to send now. With `fill` a datagram that others
+    /// follow is padded to its full size, so that all of them go out with one system call.
+    pub(crate) fn pack(&mut self, cx: &mut Cx<'_>, fill: bool, buf: &mut Vec<u8>) -> Option<Packed> {
+        match &mut self.phase {
+            Phase::Connecting { setup, due, sent, .. } => {
+                if !std::mem::take(due) {
+                    return None;
+                }
+                *sent += 1;
+                buf.extend_from_slice(setup);
+                Some(Packed { more: false })
+            }
+            Phase::Accepting { setup, due, .. } => {
+                // At most three times what came from an address that may be forged (RFC 9000 section 8.1).
+                let sent = self.sent_unvalidated + setup.len();
+                if !*due || sent > 3 * self.received_unvalidated {
+                    return None;
+                }
+                *due = false;
+                self.sent_unvalidated = sent;
+                buf.extend_from_slice(setup);
+                Some(Packed { more: false })
+            }
+            Phase::Open => self.pack_open(cx.now, fill, buf),
+            Phase::Closing { code, reason, due, repeats, .. } => {
+                if !*due || *repeats > CLOSE_REPEATS_MAX {
+                    return None;
+                }
+                *due = false;
+                *repeats += 1;
+                let start = buf.len();
+                let dcid = self.remote_id;
+                Header::Short { dcid, pn_low: self.recovery.pn_next() as u32 }.put(buf);
+                frame::put_close(buf, *code, reason.as_bytes());
+                self.finish(start, buf);
+                self.recovery.on_sent_untracked();
+                Some(Packed { more: false })
+            }
+            Phase::Ended { .. } | Phase::Gone => None,
+        }
+    }
+
+    fn pack_open(&mut self, now: Instant, fill: bool, buf: &mut Vec<u8>) -> Option<Packed> {
+        let start = buf.len();
+        let end = start + self.datagram_size - TAG_SIZE;
+        Header::Short { dcid: self.remote_id, pn_low: self.recovery.pn_next() as u32 }.put(buf);
+        let mut frames = self.recovery.frames();
+        if self.received.is_owed() {
+            let largest = self.received.put(now, buf);
+            frames.push(SentFrame::Ack { largest });
+        }
+        let before = frames.len();
+        let mut more = false;
+        if self.recovery.may_send(self.datagram_size as u64) {
+            more = self.put_frames(now, end, buf, &mut frames);
+            let confirm = self.received.is_due() && self.received.wants_confirmation();
+            if frames.len() == before && (self.ping_due || self.recovery.probing() || confirm) {
+                frame::put_ping(buf);
+                frames.push(SentFrame::Ping);
+            }
+        }
+        let ack_eliciting = frames.len() > before;
+        if !ack_eliciting && !self.received.is_due() {
+            buf.truncate(start);
+            self.recovery.recycle(frames);
+            return None;
+        }
+        if before > 0 {
+            self.received.on_sent();
+        }
+        if more && fill {
+            buf.resize(end, 0);
+        }
+        if ack_eliciting {
+            self.ping_due = false;
+            self.finish(start, buf);
+            self.recovery.on_sent(now, (buf.len() - start) as u64, frames);
+        } else {
+            self.keys.seal(self.recovery.pn_next(), buf, start);
+            self.recovery.on_sent_untracked();
+            self.recovery.recycle(frames);
+        }
+        Some(Packed { more })
+    }
+
+    /// Appends what wants an acknowledgement, up to `end`; true if something did not fit.
+    fn put_frames(
+        &mut self,
+        now: Instant,
+        end: usize,
+        buf: &mut Vec<u8>,
+        frames: &mut Vec<SentFrame>,
+    ) -> bool {
+        let before = frames.len();
+        if std::mem::take(&mut self.max_data_due) {
+            frame::put_max_data(buf, self.intake.window());
+            frames.push(SentFrame::MaxData);
+        }
+        if std::mem::take(&mut self.drain_due) {
+            frame::put_drain(buf, self.callee.largest(), 0);
+            frames.push(SentFrame::Drain);
+        }
+        while let Some(call) = self.cancels_due.front().copied() {
+            if buf.len() + NUMBERS_SIZE_MAX > end {
+                return true;
+            }
+            self.cancels_due.pop_front();
+            frame::put_cancel(buf, call, status::CANCELLED - status::CODE_BASE);
+            frames.push(SentFrame::Cancel { call });
+        }
+        while let Some(call) = self.accepted_due.front().copied() {
+            if buf.len() + NUMBERS_SIZE_MAX > end {
+                return true;
+            }
+            self.accepted_due.pop_front();
+            if self.callee.is_running(call) {
+                frame::put_accepted(buf, call);
+                frames.push(SentFrame::Accepted { call });
+            }
+        }
+        let more = self.outbox.fill(buf, end, self.clock(now), frames);
+        if frames.len() > before
+            && let Some(floor) = self.caller.floor_due()
+            && buf.len() + NUMBERS_SIZE_MAX <= end
+        {
+            frame::put_seen(buf, floor);
+            frames.push(SentFrame::Seen { floor });
+            self.caller.on_floor_sent(floor);
+        }
+        more
+    }
+
+    /// Pads and seals a packet that may be answered by a reset, which has to be shorter.
+    fn finish(&self, start: usize, buf: &mut Vec<u8>) {
+        const SIZE_MIN: usize = ACK_ELICITING_SIZE_MIN - TAG_SIZE;
+        const { assert!(SIZE_MIN > SHORT_HEADER_SIZE) };
+        if buf.len() - start < SIZE_MIN {
+            buf.resize(start + SIZE_MIN, 0);
+        }
+        self.keys.seal(self.recovery.pn_next(), buf, start);
+    }
+
+    /// Sends an answer that is stored, or was refused, for a call that is in the table.
+    pub(super) fn repeat(&mut self, key: Key) -> bool {
+        self.outbox.on_lost(SentFrame::Message(key))
+    }
+}

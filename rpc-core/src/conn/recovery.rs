@@ -1,0 +1,317 @@
+//! What was sent and is not yet acknowledged; when it counts as lost (RFC 9002).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::config::Config;
+use super::congestion::{Controller, NewReno};
+use super::outbox::Key;
+use crate::runtime::Instant;
+use crate::wire::Malformed;
+use crate::wire::frame::Ack;
+
+/// A frame that was sent, as much of it as is needed to send it again or to know that it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SentFrame {
+    Ack { largest: u64 },
+    Ping,
+    Message(Key),
+    Part { key: Key, offset: u64, size: u32 },
+    Cancel { call: u64 },
+    Seen { floor: u64 },
+    Accepted { call: u64 },
+    MaxData,
+    Drain,
+}
+
+/// Measured round trip time, RFC 9002 section 5.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rtt {
+    pub(super) smoothed: Duration,
+    variation: Duration,
+    latest: Duration,
+    min: Duration,
+    measured: bool,
+}
+
+impl Rtt {
+    fn new(initial: Duration) -> Self {
+        Self { smoothed: initial, variation: initial / 2, latest: initial, min: initial, measured: false }
+    }
+
+    /// Takes in one measurement; `ack_delay` is how long the peer says it waited.
+    pub(super) fn update(&mut self, latest: Duration, ack_delay: Duration) {
+        self.latest = latest;
+        if !self.measured {
+            *self = Self { smoothed: latest, variation: latest / 2, latest, min: latest, measured: true };
+            return;
+        }
+        self.min = self.min.min(latest);
+        let adjusted = if latest >= self.min + ack_delay { latest - ack_delay } else { latest };
+        self.variation = (self.variation * 3 + self.smoothed.abs_diff(adjusted)) / 4;
+        self.smoothed = (self.smoothed * 7 + adjusted) / 8;
+    }
+
+    /// How long to wait for an acknowledgement before asking (RFC 9002 section 6.2.1).
+    fn pto(&self, ack_delay_max: Duration) -> Duration {
+        self.smoothed + (self.variation * 4).max(GRANULARITY) + ack_delay_max
+    }
+
+    /// How much later a packet must have been acknowledged than sent for an older one to count as lost
+    /// (RFC 9002 section 6.1.2).
+    fn loss_delay(&self) -> Duration {
+        (self.smoothed.max(self.latest) * 9 / 8).max(GRANULARITY)
+    }
+}
+
+/// Packets in flight and the timers that watch them.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    /// Ascending packet numbers; only packets that want an acknowledgement.
+    sent: VecDeque<SentPacket>,
+    pn_next: u64,
+    largest_acked: Option<u64>,
+    bytes_in_flight: u64,
+    packets_in_flight: usize,
+    /// When the oldest packet below `largest_acked` counts as lost.
+    loss_at: Option<Instant>,
+    last_sent: Instant,
+    pto_count: u32,
+    pto_max: Duration,
+    /// Packets that may be sent whatever the congestion window says.
+    probes: u32,
+    /// How long the peer's acknowledgements may wait.
+    pub(super) peer_ack_delay: Duration,
+    pub(super) rtt: Rtt,
+    congestion: Box<dyn Controller>,
+    /// Empty vectors, to be filled again.
+    spare: Vec<Vec<SentFrame>>,
+}
+
+#[derive(Debug)]
+struct SentPacket {
+    pn: u64,
+    time: Instant,
+    size: u64,
+    frames: Vec<SentFrame>,
+    /// Neither acknowledged nor lost yet.
+    live: bool,
+}
+
+/// What came of a timer that fired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fired {
+    Nothing,
+    /// Frames were added that are lost.
+    Loss,
+    /// Frames were added that may be lost: the oldest in flight.
+    Pto,
+}
+
+impl Recovery {
+    pub(super) fn new(now: Instant, config: &Config, packet_size: u64) -> Self {
+        Self {
+            sent: VecDeque::new(),
+            pn_next: 0,
+            largest_acked: None,
+            bytes_in_flight: 0,
+            packets_in_flight: 0,
+            loss_at: None,
+            last_sent: now,
+            pto_count: 0,
+            pto_max: config.pto_max,
+            probes: 0,
+            peer_ack_delay: config.ack_delay_max,
+            rtt: Rtt::new(config.initial_rtt),
+            congestion: Box::new(NewReno::new(packet_size)),
+            spare: Vec::new(),
+        }
+    }
+
+    /// The number of the next packet. Each is used once, because [`Recovery::on_sent`] or
+    /// [`Recovery::on_sent_untracked`] follows.
+    pub(super) const fn pn_next(&self) -> u64 {
+        self.pn_next
+    }
+
+    pub(super) const fn probing(&self) -> bool {
+        self.probes > 0
+    }
+
+    /// Whether a packet of `size` bytes that wants an acknowledgement may be sent now.
+    pub(super) fn may_send(&self, size: u64) -> bool {
+        self.probing() || self.bytes_in_flight + size <= self.congestion.window()
+    }
+
+    pub(super) const fn is_idle(&self) -> bool {
+        self.packets_in_flight == 0
+    }
+
+    pub(super) const fn last_sent(&self) -> Instant {
+        self.last_sent
+    }
+
+    /// The probe timeout without backoff.
+    pub(super) fn pto(&self) -> Duration {
+        self.rtt.pto(self.peer_ack_delay)
+    }
+
+    /// An empty vector for the frames of the next packet.
+    pub(super) fn frames(&mut self) -> Vec<SentFrame> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Gives a vector of [`Recovery::frames`] back.
+    pub(super) fn recycle(&mut self, mut frames: Vec<SentFrame>) {
+        if self.spare.len() < SPARE_MAX {
+            frames.clear();
+            self.spare.push(frames);
+        }
+    }
+
+    /// The next packet was sent and wants an acknowledgement.
+    pub(super) fn on_sent(&mut self, now: Instant, size: u64, frames: Vec<SentFrame>) {
+        self.sent.push_back(SentPacket { pn: self.pn_next, time: now, size, frames, live: true });
+        self.pn_next += 1;
+        self.bytes_in_flight += size;
+        self.packets_in_flight += 1;
+        self.last_sent = now;
+        self.probes = self.probes.saturating_sub(1);
+        self.congestion.on_sent(now, size);
+    }
+
+    /// The next packet was sent; nobody acknowledges it.
+    pub(super) const fn on_sent_untracked(&mut self) {
+        self.pn_next += 1;
+    }
+
+    /// Takes in an acknowledgement. Appends the frames that arrived to `acked`, those that count as lost now to `lost`;
+    /// returns how many packets were lost.
+    pub(super) fn on_ack(
+        &mut self,
+        now: Instant,
+        ack: &Ack,
+        acked: &mut Vec<SentFrame>,
+        lost: &mut Vec<SentFrame>,
+    ) -> Result<u64, Malformed> {
+        if ack.largest >= self.pn_next {
+            return Err(Malformed("acknowledgement of a packet that was never sent"));
+        }
+        let limited = self.bytes_in_flight * 2 >= self.congestion.window();
+        let mut newly_acked = false;
+        for (start, end) in ack.ranges() {
+            let mut index = self.sent.partition_point(|packet| packet.pn < start);
+            while let Some(packet) = self.sent.get_mut(index).filter(|packet| packet.pn <= end) {
+                index += 1;
+                if !packet.live {
+                    continue;
+                }
+                packet.live = false;
+                newly_acked = true;
+                let frames = std::mem::take(&mut packet.frames);
+                let (time, size) = (packet.time, packet.size);
+                self.bytes_in_flight -= size;
+                self.packets_in_flight -= 1;
+                if packet.pn == ack.largest {
+                    let delay = Duration::from_micros(ack.delay_us).min(self.peer_ack_delay);
+                    self.rtt.update(now - time, delay);
+                }
+                self.congestion.on_ack(now, time, size, limited);
+                acked.extend_from_slice(&frames);
+                self.recycle(frames);
+            }
+        }
+        if !newly_acked {
+            return Ok(0);
+        }
+        self.largest_acked = self.largest_acked.max(Some(ack.largest));
+        self.pto_count = 0;
+        self.probes = 0;
+        let count = self.detect_lost(now, lost);
+        self.trim();
+        Ok(count)
+    }
+
+    /// When [`Recovery::on_timeout`] has something to do.
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        if self.loss_at.is_some() {
+            return self.loss_at;
+        }
+        (self.packets_in_flight > 0).then(|| self.last_sent + self.pto_with_backoff())
+    }
+
+    /// Does what is due: declares packets lost, or asks for two probes that carry the oldest frames again.
+    pub(super) fn on_timeout(&mut self, now: Instant, frames: &mut Vec<SentFrame>) -> (Fired, u64) {
+        if self.timeout().is_none_or(|timeout| timeout > now) {
+            return (Fired::Nothing, 0);
+        }
+        if self.loss_at.is_some() {
+            let count = self.detect_lost(now, frames);
+            self.trim();
+            return (Fired::Loss, count);
+        }
+        self.pto_count = self.pto_count.saturating_add(1);
+        self.congestion.on_pto();
+        self.probes = PROBES;
+        // Until a probe is sent, the timer must not fire again.
+        self.last_sent = now;
+        for packet in self.sent.iter().filter(|packet| packet.live).take(PROBES as usize) {
+            frames.extend_from_slice(&packet.frames);
+        }
+        (Fired::Pto, 0)
+    }
+
+    fn pto_with_backoff(&self) -> Duration {
+        let pto = self.pto();
+        let doubled = pto.saturating_mul(1_u32.checked_shl(self.pto_count).unwrap_or(u32::MAX));
+        doubled.min(self.pto_max.max(pto))
+    }
+
+    /// RFC 9002 section 6.1: three packets later, or 9/8 of a round trip.
+    fn detect_lost(&mut self, now: Instant, lost: &mut Vec<SentFrame>) -> u64 {
+        self.loss_at = None;
+        let Some(largest) = self.largest_acked else { return 0 };
+        let delay = self.rtt.loss_delay();
+        let (mut count, mut latest) = (0, None);
+        for index in 0..self.sent.len() {
+            let packet = &mut self.sent[index];
+            if packet.pn >= largest {
+                break;
+            }
+            if !packet.live {
+                continue;
+            }
+            if packet.pn + PACKET_THRESHOLD > largest && packet.time + delay > now {
+                self.loss_at = Some(packet.time + delay);
+                break;
+            }
+            packet.live = false;
+            count += 1;
+            latest = Some(packet.time);
+            self.bytes_in_flight -= packet.size;
+            self.packets_in_flight -= 1;
+            let frames = std::mem::take(&mut packet.frames);
+            lost.extend_from_slice(&frames);
+            self.recycle(frames);
+        }
+        if let Some(latest) = latest {
+            self.congestion.on_loss(now, latest);
+        }
+        count
+    }
+
+    fn trim(&mut self) {
+        while self.sent.front().is_some_and(|packet| !packet.live) {
+            self.sent.pop_front();
+        }
+    }
+}
+
+/// Timers are not finer than this (RFC 9002 kGranularity).
+const GRANULARITY: Duration = Duration::from_millis(1);
+/// A packet counts as lost when one sent so many later was acknowledged (RFC 9002 kPacketThreshold).
+const PACKET_THRESHOLD: u64 = 3;
+/// Packets sent when the probe timeout expires.
+const PROBES: u32 = 2;
+/// Vectors kept for reuse.
+const SPARE_MAX: usize = 64;

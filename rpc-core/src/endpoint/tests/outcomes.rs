@@ -1,0 +1,429 @@
+//! Stories of what becomes of a call.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::pair::{Client, Pair, Server, Side, pattern};
+use crate::endpoint::{CallId, Config, ConnId, Event, Lane, LostReason, Request, SendError};
+use crate::wire::frame::{self, RequestHead};
+use crate::wire::packet::Header;
+use crate::wire::seal::Keys;
+use crate::wire::status;
+
+/// A data packet as the peer of `to` could have sent it, with a number that it has not used yet.
+pub(super) fn forge(pair: &Pair, to: Side, ahead: u32, put: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let last =
+        pair.sent.iter().rev().filter(|flight| flight.to == to).find_map(|flight| {
+            match Header::read(&flight.datagram) {
+                Ok(Header::Short { dcid, pn_low }) => Some((dcid, pn_low)),
+                _ => None,
+            }
+        });
+    let (dcid, pn_low) = last.unwrap();
+    let mut buf = Vec::new();
+    Header::Short { dcid, pn_low: pn_low + ahead }.put(&mut buf);
+    put(&mut buf);
+    Keys::Insecure.seal(0, &mut buf, 0);
+    buf.into()
+}
+
+pub(super) fn request_again(buf: &mut Vec<u8>, call: CallId, left: Duration, sent_us: u64) {
+    let left_us = left.as_micros() as u64;
+    let head = RequestHead { method: 77, lane: Lane::Normal, idempotent: false, left_us, sent_us };
+    frame::put_request(buf, call.0, &head, b"again");
+}
+
+fn responses_on_the_wire(pair: &Pair, from: usize, call: CallId) -> Vec<(u64, Bytes)> {
+    let mut found = Vec::new();
+    for flight in pair.sent[from..].iter().filter(|flight| flight.to == Client) {
+        let Some(payload) = Keys::Insecure.open(0, &flight.datagram, 13) else { continue };
+        let mut reader = crate::wire::varint::Reader::new(&payload);
+        while !reader.is_empty() {
+            if let Ok(frame::Frame::Response { call: id, status, body }) = frame::Frame::read(&mut reader)
+                && id == call.0
+            {
+                found.push((status, body));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_repeated_request_gets_the_stored_answer() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    let call = pair.call(Client, client, Bytes::from_static(b"answer"));
+    pair.settle();
+    let before = pair.sent.len();
+    let again = forge(&pair, Server, 50, |buf| request_again(buf, call, Duration::from_secs(9), 0));
+    pair.inject(Client, again);
+    assert_eq!(responses_on_the_wire(&pair, before, call), [(0, Bytes::from_static(b"answer"))]);
+    assert_eq!(pair.executed[&(Server, server, call)], 1);
+    assert_eq!(pair.at(Server).counters().answers_repeated, 1);
+    pair.settle();
+    assert!(pair.answer(Client, client, call).is_some(), "and is answered once for the caller");
+}
+
+#[test]
+fn a_request_repeated_while_it_runs_is_ignored() {
+    let mut pair = Pair::new();
+    pair.echo[Server as usize] = false;
+    let (client, server) = pair.connected();
+    let call = pair.call(Client, client, Bytes::from_static(b"slow"));
+    pair.run_for(Duration::from_millis(5));
+    let again = forge(&pair, Server, 50, |buf| request_again(buf, call, Duration::from_secs(9), 0));
+    pair.inject(Client, again);
+    assert_eq!(pair.executed[&(Server, server, call)], 1);
+    assert_eq!(pair.at(Server).counters().requests_duplicate, 1);
+}
+
+#[test]
+fn a_request_whose_answer_was_evicted_ends_unknown_and_is_not_executed_again() {
+    let server = Config { answers_kept_bytes: 1_000, ..Config::default() };
+    let mut pair = Pair::with(Config::default(), server, 1);
+    let (client, server) = pair.connected();
+    let first = pair.call(Client, client, pattern(600));
+    pair.settle();
+    let second = pair.call(Client, client, pattern(600));
+    pair.settle();
+    assert_eq!(pair.at(Server).counters().answers_evicted, 1);
+    let before = pair.sent.len();
+    let again = forge(&pair, Server, 50, |buf| request_again(buf, first, Duration::from_secs(9), 0));
+    pair.inject(Client, again);
+    assert_eq!(responses_on_the_wire(&pair, before, first), [(status::UNKNOWN_OUTCOME, Bytes::new())]);
+    let again = forge(&pair, Server, 51, |buf| request_again(buf, second, Duration::from_secs(9), 0));
+    pair.inject(Client, again);
+    assert_eq!(responses_on_the_wire(&pair, before, second), [(0, pattern(600))]);
+    assert_eq!(pair.executed[&(Server, server, first)], 1);
+}
+
+#[test]
+fn a_request_below_the_floor_is_ignored() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    let calls: Vec<_> = (0..40)
+        .map(|_| {
+            let call = pair.call(Client, client, Bytes::new());
+            pair.settle();
+            call
+        })
+        .collect();
+    let before = pair.sent.len();
+    let again = forge(&pair, Server, 50, |buf| request_again(buf, calls[0], Duration::from_secs(9), 0));
+    pair.inject(Client, again);
+    assert!(responses_on_the_wire(&pair, before, calls[0]).is_empty());
+    assert_eq!(pair.executed[&(Server, server, calls[0])], 1);
+    assert_eq!(pair.at(Server).counters().requests_duplicate, 1);
+}
+
+#[test]
+fn a_request_held_up_on_the_way_past_its_deadline_is_not_executed() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    // Shows how long the path takes.
+    pair.call(Client, client, Bytes::new());
+    pair.settle();
+    let now = pair.now;
+    let call = pair.call_with(Client, client, Lane::Normal, Duration::from_millis(50), Bytes::new());
+    let mut buf = Vec::new();
+    pair.at(Client).poll_transmit(now, 1, &mut buf).unwrap();
+    pair.now += Duration::from_millis(60);
+    pair.inject(Client, buf.into());
+    pair.run_for(Duration::from_millis(5));
+    assert_eq!(pair.answer(Client, client, call), Some((status::TIMEOUT, Bytes::new())));
+    assert!(!pair.executed.contains_key(&(Server, server, call)));
+    assert_eq!(pair.at(Server).counters().requests_late, 1);
+    // And it never runs later.
+    let again = forge(&pair, Server, 50, |buf| request_again(buf, call, Duration::from_secs(9), 0));
+    pair.inject(Client, again);
+    assert!(!pair.executed.contains_key(&(Server, server, call)));
+}
+
+#[test]
+fn the_deadline_arrives_as_time_left_less_the_hold_up() {
+    let mut pair = Pair::new();
+    pair.echo[Server as usize] = false;
+    let (client, _) = pair.connected();
+    pair.call(Client, client, Bytes::new());
+    pair.run_for(Duration::from_millis(10));
+    let now = pair.now;
+    pair.call_with(Client, client, Lane::Normal, Duration::from_millis(500), Bytes::new());
+    let mut buf = Vec::new();
+    pair.at(Client).poll_transmit(now, 1, &mut buf).unwrap();
+    pair.now += Duration::from_millis(201);
+    let arrived = pair.now;
+    pair.inject(Client, buf.into());
+    let deadline = pair.events[Server as usize].iter().rev().find_map(|event| match event {
+        Event::Request { deadline, .. } => Some(*deadline),
+        _ => None,
+    });
+    assert_eq!(deadline, Some(arrived + Duration::from_millis(300)), "200 ms of 500 were lost on the way");
+}
+
+#[test]
+fn a_large_request_past_its_deadline_is_refused_before_it_is_complete() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    pair.call(Client, client, Bytes::new());
+    pair.settle();
+    let call = pair.call_with(Client, client, Lane::Normal, Duration::from_millis(2), pattern(2 << 20));
+    pair.run_until("refused", |pair| pair.answer(Client, client, call).is_some());
+    assert_eq!(pair.answer(Client, client, call).unwrap().0, status::TIMEOUT);
+    pair.settle();
+    assert!(!pair.executed.contains_key(&(Server, server, call)));
+    assert!(pair.lost(Server, server).is_none());
+    let bytes = pair.at(Server).counters().bytes_received;
+    assert!(bytes < 1 << 20, "{bytes} bytes were sent of a refused request");
+}
+
+#[test]
+fn a_cancelled_call_is_cancelled_at_the_peer_and_its_answer_ignored() {
+    let mut pair = Pair::new();
+    pair.echo[Server as usize] = false;
+    let (client, server) = pair.connected();
+    let call = pair.call(Client, client, Bytes::new());
+    pair.run_for(Duration::from_millis(5));
+    let now = pair.now;
+    pair.at(Client).cancel(now, client, call);
+    pair.run_for(Duration::from_millis(5));
+    let cancelled = pair.events[Server as usize]
+        .iter()
+        .any(|event| matches!(event, Event::Cancelled { call: id, .. } if *id == call));
+    assert!(cancelled);
+    let now = pair.now;
+    pair.at(Server).respond(now, server, call, 0, Bytes::from_static(b"late"));
+    pair.settle();
+    assert!(pair.answer(Client, client, call).is_none());
+}
+
+#[test]
+fn a_call_cancelled_before_it_was_sent_never_runs() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    let first = pair.call(Client, client, Bytes::from_static(b"1"));
+    let call = pair.call(Client, client, Bytes::from_static(b"2"));
+    let now = pair.now;
+    pair.at(Client).cancel(now, client, call);
+    pair.settle();
+    assert!(pair.answer(Client, client, first).is_some());
+    assert!(!pair.executed.contains_key(&(Server, server, call)));
+    let again = forge(&pair, Server, 50, |buf| request_again(buf, call, Duration::from_secs(9), 0));
+    pair.inject(Client, again);
+    assert!(!pair.executed.contains_key(&(Server, server, call)));
+}
+
+#[test]
+fn cancelled_large_messages_free_the_window_in_both_directions() {
+    let small = Config { message_window: 100_000, ..Config::default() };
+    for seed in 0..20 {
+        let mut pair = Pair::with(small.clone(), small.clone(), seed);
+        let (client, server) = pair.connected();
+        pair.link.loss = 10;
+        pair.link.reorder = 20;
+        for round in 0..20 {
+            let call = pair.call(Client, client, pattern(80_000));
+            let wait = pair.random.below(12_000);
+            pair.run_for(Duration::from_micros(wait));
+            let now = pair.now;
+            pair.at(Client).cancel(now, client, call);
+            let lost = (pair.lost(Client, client), pair.lost(Server, server));
+            assert_eq!(lost, (None, None), "seed {seed}, round {round}");
+        }
+        let call = pair.call(Client, client, pattern(90_000));
+        pair.run_until("answered", |pair| pair.answer(Client, client, call).is_some());
+        pair.settle();
+    }
+}
+
+#[test]
+fn a_draining_peer_refuses_new_calls_and_finishes_old_ones() {
+    let mut pair = Pair::new();
+    pair.echo[Server as usize] = false;
+    let (client, server) = pair.connected();
+    let old = pair.call(Client, client, Bytes::from_static(b"old"));
+    pair.run_for(Duration::from_millis(5));
+    let now = pair.now;
+    pair.at(Server).drain(now);
+    // On its way before the client can know.
+    let crossing = pair.call(Client, client, Bytes::from_static(b"crossing"));
+    pair.run_for(Duration::from_millis(5));
+    assert_eq!(pair.answer(Client, client, crossing), Some((status::DRAINING, Bytes::new())));
+    assert!(pair.events[Client as usize].iter().any(|event| matches!(event, Event::Draining { .. })));
+    let now = pair.now;
+    let request = Request {
+        method: 1,
+        lane: Lane::Normal,
+        deadline: now + Duration::from_secs(1),
+        idempotent: false,
+        body: Bytes::new(),
+    };
+    assert_eq!(pair.at(Client).request(now, client, request), Err(SendError::Draining));
+    assert!(!pair.at(Server).is_idle());
+    pair.at(Server).respond(now, server, old, 0, Bytes::from_static(b"done"));
+    pair.run_for(Duration::from_millis(20));
+    assert_eq!(pair.answer(Client, client, old).unwrap().1, "done");
+    assert!(pair.at(Server).is_idle(), "the drain is complete");
+    assert_eq!(pair.executed.len(), 1);
+}
+
+#[test]
+fn a_new_connection_to_a_draining_endpoint_learns_it() {
+    let mut pair = Pair::new();
+    let now = pair.now;
+    pair.at(Server).drain(now);
+    pair.connected();
+    pair.run_for(Duration::from_millis(5));
+    assert!(pair.events[Client as usize].iter().any(|event| matches!(event, Event::Draining { .. })));
+}
+
+#[test]
+fn close_reports_open_calls_on_both_sides() {
+    let mut pair = Pair::new();
+    pair.echo[Server as usize] = false;
+    let (client, server) = pair.connected();
+    let call = pair.call(Client, client, Bytes::new());
+    pair.run_for(Duration::from_millis(5));
+    let now = pair.now;
+    pair.at(Server).close(now, server, 77, "going home");
+    pair.run_for(Duration::from_millis(5));
+    assert_eq!(pair.lost(Server, server), Some((LostReason::LocalClose, vec![])));
+    let reason = LostReason::Closed { code: 77, reason: "going home".to_owned() };
+    assert_eq!(pair.lost(Client, client), Some((reason, vec![(call, true)])));
+    pair.run_for(Duration::from_secs(5));
+    assert!(pair.at(Server).conns.is_empty() && pair.at(Client).conns.is_empty());
+    assert_eq!(pair.at(Server).counters().resets_sent, 0);
+}
+
+#[test]
+fn a_lost_close_is_repeated_when_the_peer_goes_on() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    let now = pair.now;
+    pair.at(Server).close_all(now, 5, "bye");
+    pair.pump();
+    pair.drop_flights();
+    pair.call(Client, client, Bytes::new());
+    pair.run_for(Duration::from_millis(5));
+    assert!(matches!(pair.lost(Client, client), Some((LostReason::Closed { code: 5, .. }, _))));
+    assert!(pair.lost(Server, server).is_some());
+}
+
+#[test]
+fn a_restarted_server_resets_the_connection_and_the_call_is_reported_as_sent() {
+    let mut pair = Pair::new();
+    pair.echo[Server as usize] = false;
+    let (client, _) = pair.connected();
+    let open = pair.call(Client, client, Bytes::new());
+    pair.run_for(Duration::from_millis(20));
+    pair.restart(Server);
+    let start = pair.now;
+    let call = pair.call(Client, client, Bytes::new());
+    pair.run_until("lost", |pair| pair.lost(Client, client).is_some());
+    assert_eq!(
+        pair.lost(Client, client),
+        Some((LostReason::PeerRestarted, vec![(open, true), (call, true)]))
+    );
+    assert_eq!(pair.now - start, Duration::from_millis(2), "one round trip");
+    assert!(pair.executed.len() == 1, "the restarted server executed nothing");
+    let (again, _) = pair.connected();
+    assert_ne!(again, client);
+}
+
+#[test]
+fn a_restarted_client_ends_its_old_connection_at_the_server() {
+    let mut pair = Pair::new();
+    let (_, server) = pair.connected();
+    pair.echo[Client as usize] = false;
+    let call = pair.call(Server, server, Bytes::new());
+    pair.run_for(Duration::from_millis(20));
+    pair.restart(Client);
+    let (_, new) = pair.connected();
+    assert_ne!(new, server);
+    assert_eq!(pair.lost(Server, server), Some((LostReason::PeerRestarted, vec![(call, true)])));
+    assert!(pair.lost(Server, new).is_none());
+}
+
+#[test]
+fn two_restarted_endpoints_do_not_reset_each_other_for_ever() {
+    let mut pair = Pair::new();
+    let (client, _) = pair.connected();
+    pair.call(Client, client, Bytes::new());
+    pair.pump();
+    pair.restart(Client);
+    pair.restart(Server);
+    let before = pair.sent.len();
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.sent.len() - before, 1, "one reset");
+}
+
+#[test]
+fn a_silent_peer_is_lost_and_calls_are_reported_as_sent_or_not() {
+    let mut pair = Pair::new();
+    let (client, _) = pair.connected();
+    pair.link.loss = 100;
+    let start = pair.now;
+    // Fills the congestion window, so that the last one never leaves.
+    let calls: Vec<_> = (0..30).map(|_| pair.call(Client, client, pattern(1_000))).collect();
+    pair.run_until("lost", |pair| pair.lost(Client, client).is_some());
+    let (reason, reported) = pair.lost(Client, client).unwrap();
+    assert_eq!(reason, LostReason::Timeout);
+    assert_eq!(reported.iter().map(|entry| entry.0).collect::<Vec<_>>(), calls);
+    assert!(reported[0].1 && !reported[29].1, "{reported:?}");
+    assert!(pair.now - start <= Duration::from_secs(11));
+}
+
+#[test]
+fn a_slow_handler_is_announced_and_stops_nothing() {
+    let mut pair = Pair::new();
+    pair.echo[Server as usize] = false;
+    let (client, server) = pair.connected();
+    let call = pair.call(Client, client, Bytes::new());
+    pair.run_for(Duration::from_secs(20));
+    let now = pair.now;
+    pair.at(Server).respond(now, server, call, 1, Bytes::from_static(b"late but right"));
+    pair.settle();
+    assert_eq!(pair.answer(Client, client, call), Some((1, Bytes::from_static(b"late but right"))));
+    let accepted = pair.sent.iter().filter(|flight| flight.to == Client).any(|flight| {
+        let Some(payload) = Keys::Insecure.open(0, &flight.datagram, 13) else { return false };
+        let mut reader = crate::wire::varint::Reader::new(&payload);
+        std::iter::from_fn(|| frame::Frame::read(&mut reader).ok())
+            .any(|frame| frame == frame::Frame::Accepted { call: call.0 })
+    });
+    assert!(accepted);
+}
+
+#[test]
+fn an_answer_above_the_callers_limit_ends_unknown() {
+    let client = Config { message_size_max: 5_000, ..Config::default() };
+    let mut pair = Pair::with(client, Config::default(), 1);
+    pair.echo[Server as usize] = false;
+    let (client, server) = pair.connected();
+    let call = pair.call(Client, client, Bytes::new());
+    pair.run_for(Duration::from_millis(5));
+    let now = pair.now;
+    pair.at(Server).respond(now, server, call, 0, pattern(5_001));
+    pair.settle();
+    assert_eq!(pair.answer(Client, client, call).unwrap().0, status::UNKNOWN_OUTCOME);
+}
+
+#[test]
+fn too_many_calls_at_once_are_refused_not_executed() {
+    let mut pair = Pair::with(Config::default(), Config { calls_max: 4, ..Config::default() }, 1);
+    pair.echo[Server as usize] = false;
+    let (_, server): (ConnId, ConnId) = pair.connected();
+    let burst = forge(&pair, Server, 50, |buf| {
+        for call in 0..6 {
+            request_again(buf, CallId(2 * call), Duration::from_secs(9), 0);
+        }
+    });
+    let before = pair.sent.len();
+    pair.inject(Client, burst);
+    assert_eq!(pair.executed.len(), 4);
+    for call in [8, 10] {
+        assert_eq!(responses_on_the_wire(&pair, before, CallId(call)), [(status::SERVER_BUSY, Bytes::new())]);
+    }
+    assert!(pair.lost(Server, server).is_none());
+    assert_eq!(pair.at(Server).counters().requests_busy, 2);
+}

@@ -1,0 +1,325 @@
+//! Two endpoints, a fake clock and a link between them that can be slow, lossy and damaged, all from one seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::endpoint::{CallId, Config, ConnId, Endpoint, Event, Lane, LostReason, Request};
+use crate::runtime::Instant;
+use crate::wire::packet::Header;
+
+/// A small generator: SplitMix64.
+#[derive(Clone, Debug)]
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub(super) fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// What the network does, in percent of the datagrams.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    pub(super) latency: Duration,
+    pub(super) loss: u64,
+    /// Delayed by up to three more latencies.
+    pub(super) reorder: u64,
+    pub(super) duplicate: u64,
+    pub(super) corrupt: u64,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { latency: Duration::from_millis(1), loss: 0, reorder: 0, duplicate: 0, corrupt: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+pub(super) use Side::{Client, Server};
+
+impl Side {
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Client => Server,
+            Server => Client,
+        }
+    }
+
+    pub(super) fn address(self) -> SocketAddr {
+        let port = if self == Client { 1_000 } else { 2_000 };
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+}
+
+/// A datagram on the way.
+#[derive(Clone, Debug)]
+pub(super) struct Flight {
+    pub(super) to: Side,
+    pub(super) datagram: Bytes,
+}
+
+pub(super) struct Pair {
+    pub(super) now: Instant,
+    pub(super) link: Link,
+    pub(super) random: Random,
+    endpoints: [Endpoint; 2],
+    configs: [Config; 2],
+    flights: BTreeMap<(Instant, u64), Flight>,
+    flight_next: u64,
+    /// Everything that was sent, before the network touched it.
+    pub(super) sent: Vec<Flight>,
+    pub(super) events: [Vec<Event>; 2],
+    /// Sides that answer every request with its own body.
+    pub(super) echo: [bool; 2],
+    /// How often each call was handed to the layer above.
+    pub(super) executed: BTreeMap<(Side, ConnId, CallId), u32>,
+    /// Packets seen on the wire: nobody may use a number twice.
+    packet_numbers: BTreeSet<(Side, u64, u32)>,
+    pub(super) segments_max: usize,
+}
+
+impl Pair {
+    pub(super) fn new() -> Self {
+        Self::with(Config::default(), Config::default(), 1)
+    }
+
+    pub(super) fn with(client: Config, server: Config, seed: u64) -> Self {
+        Self {
+            now: Instant::from_nanos(1_000_000_000),
+            link: Link::default(),
+            random: Random(seed),
+            endpoints: [endpoint(Client, &client, seed), endpoint(Server, &server, seed)],
+            configs: [client, server],
+            flights: BTreeMap::new(),
+            flight_next: 0,
+            sent: Vec::new(),
+            events: [Vec::new(), Vec::new()],
+            echo: [true; 2],
+            executed: BTreeMap::new(),
+            packet_numbers: BTreeSet::new(),
+            segments_max: 8,
+        }
+    }
+
+    pub(super) fn at(&mut self, side: Side) -> &mut Endpoint {
+        &mut self.endpoints[side as usize]
+    }
+
+    /// A client that is connected, with the name that each side has for the connection.
+    pub(super) fn connected(&mut self) -> (ConnId, ConnId) {
+        let (now, before) = (self.now, self.connections(Server).len());
+        let client = self.at(Client).connect(now, Server.address());
+        self.run_until("connected", |pair| pair.connections(Server).len() > before);
+        let server = self.connections(Server)[before];
+        self.settle();
+        (client, server)
+    }
+
+    fn connections(&self, side: Side) -> Vec<ConnId> {
+        let connected = self.events[side as usize].iter().filter_map(|event| match event {
+            Event::Connected { conn, .. } => Some(*conn),
+            _ => None,
+        });
+        connected.collect()
+    }
+
+    pub(super) fn call(&mut self, side: Side, conn: ConnId, body: Bytes) -> CallId {
+        self.call_with(side, conn, Lane::Normal, Duration::from_secs(600), body)
+    }
+
+    pub(super) fn call_with(
+        &mut self,
+        side: Side,
+        conn: ConnId,
+        lane: Lane,
+        timeout: Duration,
+        body: Bytes,
+    ) -> CallId {
+        let now = self.now;
+        let request = Request { method: 77, lane, deadline: now + timeout, idempotent: false, body };
+        self.at(side).request(now, conn, request).unwrap()
+    }
+
+    /// The answer to a call, which must have at most one.
+    pub(super) fn answer(&self, side: Side, conn: ConnId, call: CallId) -> Option<(u64, Bytes)> {
+        let mut answers = self.events[side as usize].iter().filter_map(|event| match event {
+            Event::Response { conn: c, call: id, status, body } if (*c, *id) == (conn, call) => {
+                Some((*status, body.clone()))
+            }
+            _ => None,
+        });
+        let first = answers.next();
+        assert!(answers.next().is_none(), "{call:?} was answered twice");
+        first
+    }
+
+    /// How a connection ended.
+    pub(super) fn lost(&self, side: Side, id: ConnId) -> Option<(LostReason, Vec<(CallId, bool)>)> {
+        self.events[side as usize].iter().find_map(|event| match event {
+            Event::Lost { conn, reason, calls } if *conn == id => Some((reason.clone(), calls.clone())),
+            _ => None,
+        })
+    }
+
+    /// Sends a datagram as if it came from `from`.
+    pub(super) fn inject(&mut self, from: Side, datagram: Bytes) {
+        let now = self.now;
+        self.at(from.other()).handle_datagram(now, from.address(), datagram);
+        self.pump();
+    }
+
+    /// The process of `side` dies and starts again with nothing but its configuration.
+    pub(super) fn restart(&mut self, side: Side) {
+        let seed = self.random.next();
+        self.endpoints[side as usize] = endpoint(side, &self.configs[side as usize], seed);
+    }
+
+    /// Nothing that was sent arrives.
+    pub(super) fn drop_flights(&mut self) {
+        self.flights.clear();
+    }
+
+    /// Takes what both sides want to send, and their events.
+    pub(super) fn pump(&mut self) {
+        for side in [Client, Server] {
+            let mut buf = Vec::new();
+            loop {
+                self.take_events(side);
+                let (now, segments_max) = (self.now, self.segments_max);
+                let Some(transmit) = self.at(side).poll_transmit(now, segments_max, &mut buf) else { break };
+                assert_eq!(transmit.size, buf.len());
+                let size = transmit.segment_size.unwrap_or(transmit.size);
+                let datagrams: Vec<_> = buf.chunks(size).map(Bytes::copy_from_slice).collect();
+                assert!(datagrams.len() <= segments_max);
+                for datagram in datagrams {
+                    assert_eq!(transmit.destination, side.other().address());
+                    self.send(side, datagram);
+                }
+            }
+        }
+    }
+
+    fn take_events(&mut self, side: Side) {
+        while let Some(event) = self.at(side).poll_event() {
+            if let Event::Request { conn, call, body, .. } = &event {
+                *self.executed.entry((side, *conn, *call)).or_default() += 1;
+                if self.echo[side as usize] {
+                    let now = self.now;
+                    self.at(side).respond(now, *conn, *call, 0, body.clone());
+                }
+            }
+            self.events[side as usize].push(event);
+        }
+    }
+
+    fn send(&mut self, from: Side, datagram: Bytes) {
+        assert!(datagram.len() <= self.configs[from as usize].datagram_size_max.max(1_200));
+        if let Ok(Header::Short { dcid, pn_low }) = Header::read(&datagram)
+            && crate::wire::packet::read_reset(&datagram).is_none()
+        {
+            assert!(
+                self.packet_numbers.insert((from, dcid, pn_low)),
+                "packet number {pn_low} was used twice"
+            );
+        }
+        self.sent.push(Flight { to: from.other(), datagram: datagram.clone() });
+        let link = self.link;
+        if self.random.percent(link.loss) {
+            return;
+        }
+        let copies = if self.random.percent(link.duplicate) { 2 } else { 1 };
+        for _ in 0..copies {
+            let mut datagram = datagram.to_vec();
+            if self.random.percent(link.corrupt) {
+                let bit = self.random.below(datagram.len() as u64 * 8) as usize;
+                datagram[bit / 8] ^= 1 << (bit % 8);
+            }
+            let extra = if self.random.percent(link.reorder) { self.random.below(30) as u32 } else { 0 };
+            let at = self.now + link.latency + link.latency * extra / 10;
+            self.flight_next += 1;
+            let flight = Flight { to: from.other(), datagram: datagram.into() };
+            self.flights.insert((at, self.flight_next), flight);
+        }
+    }
+
+    /// Goes to the next thing that happens; false if nothing ever will.
+    pub(super) fn step(&mut self) -> bool {
+        self.pump();
+        let timer = [Client, Server].into_iter().filter_map(|side| self.at(side).poll_timeout()).min();
+        let flight = self.flights.first_key_value().map(|(key, _)| key.0);
+        let Some(next) = timer.into_iter().chain(flight).min() else { return false };
+        self.now = self.now.max(next);
+        let now = self.now;
+        while let Some(entry) = self.flights.first_entry().filter(|entry| entry.key().0 <= now) {
+            let flight = entry.remove();
+            self.at(flight.to).handle_datagram(now, flight.to.other().address(), flight.datagram);
+        }
+        for side in [Client, Server] {
+            if self.at(side).poll_timeout().is_some_and(|at| at <= now) {
+                self.at(side).handle_timeout(now);
+            }
+            assert!(self.at(side).poll_timeout().is_none_or(|at| at > now), "a timer does not go away");
+        }
+        self.pump();
+        true
+    }
+
+    pub(super) fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            self.pump();
+            let timer = [Client, Server].into_iter().filter_map(|side| self.at(side).poll_timeout()).min();
+            let flight = self.flights.first_key_value().map(|(key, _)| key.0);
+            if timer.into_iter().chain(flight).min().is_none_or(|next| next > end) {
+                self.now = end;
+                return;
+            }
+            self.step();
+        }
+    }
+
+    /// Runs for at most ten virtual minutes.
+    pub(super) fn run_until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let end = self.now + Duration::from_secs(600);
+        self.pump();
+        while !done(self) {
+            assert!(self.step() && self.now < end, "never: {what}; {:?}", self.at(Client).counters().clone());
+        }
+    }
+
+    /// Runs until both sides are idle and nothing is on the way.
+    pub(super) fn settle(&mut self) {
+        self.run_until("idle", |pair| {
+            pair.flights.is_empty() && pair.endpoints.iter().all(Endpoint::is_idle)
+        });
+    }
+}
+
+fn endpoint(side: Side, config: &Config, seed: u64) -> Endpoint {
+    let mut random = Random(seed.wrapping_mul(31) + side as u64);
+    let epoch = random.next();
+    Endpoint::new(config.clone(), epoch, 100 + side as u128, Box::new(move || random.next()))
+}
+
+/// Bytes that tell where they were cut out.
+pub(super) fn pattern(size: usize) -> Bytes {
+    (0..size).map(|index| (index / 7 + index * 31) as u8).collect()
+}
