@@ -174,3 +174,6 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder").field("services", &self.services).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::driver::fault::LinkPolicy;
+use crate::rpc::{CallError, Code, Ctx, Never, Outcome};
+use crate::sim::World;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct DivideByZero;
+
+impl fmt::Display for DivideByZero {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("division by zero")
+    }
+}
+
+fn address(node: u64) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 7_300 + node as u16))
+}
+
+fn calc(executions: &Arc<AtomicU64>) -> Services {
+    let counted = Arc::clone(executions);
+    Services::new()
+        .method("divide", |_: Ctx, (a, b): (i64, i64)| async move {
+            if b == 0 { Err(DivideByZero) } else { Ok(a / b) }
+        })
+        .method("count", move |_: Ctx, (): ()| {
+            let counted = Arc::clone(&counted);
+            async move { Ok::<_, Never>(counted.fetch_add(1, Ordering::Relaxed)) }
+        })
+        .method("panic", |_: Ctx, (): ()| async {
+            if true { panic!("planted") } else { Ok::<(), Never>(()) }
+        })
+        .method("wait", |ctx: Ctx, ms: u64| async move {
+            ctx.runtime.sleep(Duration::from_millis(ms)).await;
+            Ok::<_, Never>(())
+        })
+        .method("ask_back", |ctx: Ctx, (): ()| async move {
+            let answer = ctx.caller.call::<_, String, Never>("name", &()).await;
+            Ok::<_, Never>(answer.unwrap_or_else(|error| error.to_string()))
+        })
+}
+
+fn start(world: &World, node: u64, services: Services) -> Peer {
+    let runtime = world.start(node);
+    Peer::builder(runtime)
+        .services(Services::new().nest("calc", services))
+        .start_insecure(world.bind(node, address(node)))
+        .unwrap()
+}
+
+fn pair(seed: u64) -> (World, Peer, Peer, Arc<AtomicU64>) {
+    let world = World::new(seed);
+    let executions = Arc::new(AtomicU64::new(0));
+    let server = start(&world, 1, calc(&executions));
+    let runtime = world.start(2);
+    let names =
+        Services::new().method("name", |_: Ctx, (): ()| async { Ok::<_, Never>("client".to_owned()) });
+    let services = names.clone().merge(Services::new().nest("calc", names));
+    let client = Peer::builder(runtime).services(services).start_insecure(world.bind(2, address(2))).unwrap();
+    (world, server, client, executions)
+}
+
+#[test]
+fn results_and_typed_errors_travel() {
+    let (world, _server, client, _) = pair(1);
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        assert_eq!(calc.call::<_, i64, DivideByZero>("divide", &(10i64, 2i64)).await, Ok(5));
+        let error = calc.call::<_, i64, DivideByZero>("divide", &(10i64, 0i64)).await.unwrap_err();
+        assert_eq!(error, CallError::Method(DivideByZero));
+        assert_eq!(error.outcome(), Outcome::Executed);
+    });
+}
+
+#[test]
+fn the_server_calls_back_over_the_same_connection() {
+    let (world, _server, client, _) = pair(2);
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        assert_eq!(calc.call::<_, String, Never>("ask_back", &()).await.unwrap(), "client");
+    });
+}
+
+#[test]
+fn an_unknown_method_and_a_bad_body_were_not_executed() {
+    let (world, _server, client, _) = pair(3);
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        for (method, code) in [("subtract", Code::MethodNotFound), ("divide", Code::BadRequest)] {
+            let CallError::Rpc(error) = calc.call::<_, i64, Never>(method, "text").await.unwrap_err();
+            assert_eq!((error.code, error.outcome), (code, Outcome::NotExecuted));
+        }
+    });
+}
+
+#[test]
+fn a_panic_of_a_handler_is_an_internal_error_of_unknown_outcome() {
+    let (world, _server, client, _) = pair(4);
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        let CallError::Rpc(error) = calc.call::<_, (), Never>("panic", &()).await.unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::Internal, Outcome::Unknown));
+    });
+}
+
+#[test]
+fn a_deadline_ends_the_call_and_cancels_the_handler() {
+    let (world, server, client, _) = pair(5);
+    let observer = world.observer();
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        let started = observer.now();
+        let call = calc.call::<_, (), Never>("wait", &60_000u64).timeout(Duration::from_millis(300));
+        let CallError::Rpc(error) = call.await.unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::Timeout, Outcome::Unknown));
+        assert!(observer.now() - started < Duration::from_millis(310));
+        observer.sleep(Duration::from_millis(50)).await;
+        assert!(server.inner.lock().serving.is_empty(), "the handler was dropped");
+    });
+}
+
+#[test]
+fn a_call_to_nobody_was_not_executed() {
+    let (world, _server, client, _) = pair(6);
+    world.run(async move {
+        let nobody = client.remote(address(9));
+        let call = nobody.call::<_, (), Never>("any", &()).timeout(Duration::from_millis(300));
+        let CallError::Rpc(error) = call.await.unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::Timeout, Outcome::NotExecuted));
+    });
+}
+
+#[test]
+fn a_restarted_peer_makes_open_calls_unknown_and_serves_the_next() {
+    let (world, server, client, _) = pair(7);
+    let handle = world.clone();
+    let observer = world.observer();
+    drop(server);
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        let open =
+            calc.call::<_, (), Never>("wait", &60_000u64).timeout(Duration::from_secs(60)).into_future();
+        let waiting = observer.spawn("caller", open);
+        observer.sleep(Duration::from_millis(100)).await;
+        let _server = start(&handle, 1, calc_again());
+        // Any packet on the old connection shows that the peer is another process.
+        let next = calc.call::<_, i64, DivideByZero>("divide", &(8i64, 2i64)).idempotent(true).await;
+        assert_eq!(next, Ok(4));
+        let CallError::Rpc(error) = waiting.await.unwrap().unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::ConnectionLost, Outcome::Unknown));
+    });
+}
+
+fn calc_again() -> Services {
+    calc(&Arc::default())
+}
+
+#[test]
+fn calls_survive_a_bad_network_and_run_once() {
+    let (world, server, client, executions) = pair(8);
+    world.set_default_link(LinkPolicy {
+        loss: 100_000,
+        duplicate: 100_000,
+        corrupt: 20_000,
+        delay_min_us: 50,
+        delay_max_us: 3_000,
+        ..LinkPolicy::default()
+    });
+    let observer = world.observer();
+    let caller = client.clone();
+    world.run(async move {
+        let calc = caller.remote(address(1)).at("calc");
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            let count = || calc.call::<_, u64, Never>("count", &()).once().into_future();
+            let calls: Vec<_> = (0..10).map(|_| observer.spawn("caller", count())).collect();
+            for call in calls {
+                seen.push(call.await.unwrap().unwrap());
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..200).collect::<Vec<u64>>());
+    });
+    assert_eq!(executions.load(Ordering::Relaxed), 200);
+    assert!(client.counters().frames_retransmitted + server.counters().frames_retransmitted > 0);
+}
+
+#[test]
+fn a_drain_lets_open_calls_end_and_refuses_new_ones() {
+    let (world, server, client, _) = pair(9);
+    let observer = world.observer();
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        let open = observer.spawn("caller", calc.call::<_, (), Never>("wait", &500u64).into_future());
+        observer.sleep(Duration::from_millis(100)).await;
+        let drained = observer.spawn("drain", async move { server.drain(Duration::from_secs(5)).await });
+        observer.sleep(Duration::from_millis(50)).await;
+        let refused =
+            calc.call::<_, u64, Never>("count", &()).once().timeout(Duration::from_millis(100)).await;
+        assert_eq!(refused.unwrap_err().outcome(), Outcome::NotExecuted);
+        assert_eq!(open.await.unwrap(), Ok(()));
+        drained.await.unwrap();
+    });
+}
