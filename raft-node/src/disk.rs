@@ -92,3 +92,7 @@ pub trait Files: Send + Sync + 'static {
     /// Makes creations, renames and removals durable.
     fn sync_directory(&self) -> BoxFuture<io::Result<()>>;
 }
+
+/// The largest value that is put into a [`Store`], in bytes; what is larger goes in pieces under keys of their own. sled
+/// moves a leaf (up to about 20 items) that exceeds a quarter of its segment into a file that it never syncs.
+pub const PIECE_SIZE_MAX: usize = 4 * 1024;

@@ -8,6 +8,7 @@ pub mod command;
 pub mod config;
 pub mod disk;
 pub mod host;
+mod log;
 pub mod machine;
 mod node;
 pub mod outcome;

@@ -1,0 +1,377 @@
+//! The Raft log and the vote, in the store: one writer, group commit, nothing answered before it is durable.
+//!
+//! An append writes its entries into the store in order and returns: they can be read at once. The writer then makes
+//! all that was written durable with one sync, and only after it answers, in the order of submission. While one sync
+//! runs, the next batch gathers: that is the group commit. Votes take the same way, so that vote and log can never
+//! become durable in another order than they were written.
+//!
+//! Knows nothing of the state machine. Formats: [`record`].
+
+pub(crate) mod record;
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::Stream;
+use openraft::alias::{EntryOf, LogIdOf, VoteOf};
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use rpc_core::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+
+use self::record::{HEAD_KEYS, decode_meta, encode_meta};
+use crate::disk::Disk;
+use crate::types::TypeConfig;
+
+/// Entries kept in memory for replication and apply, in bytes of their records: older ones are read from the store.
+const TAIL_SIZE_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of entries that one read for replication gives, unless the first entry alone is larger.
+const READ_SIZE_MAX: usize = 256 * 1024;
+/// Work that waits for the writer; a full queue makes an append wait.
+const QUEUE_COUNT_MAX: usize = 65_536;
+/// Answers that one sync gives.
+const GROUP_COUNT_MAX: usize = 4_096;
+/// Entries that are removed between two syncs: a purge must not delay appends.
+const PURGE_STEP_COUNT: u64 = 512;
+/// Entries that one chunk of a stream holds.
+const CHUNK_COUNT: u64 = 256;
+
+/// The log of one node. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    shared: Arc<Shared>,
+    writer: mpsc::Sender<Work>,
+}
+
+/// Reads the log.
+pub(crate) type LogReader = LogStore;
+
+struct Shared {
+    disk: Disk,
+    log: Mutex<Log>,
+}
+
+/// What is in the store, as far as it matters on every call.
+#[derive(Default)]
+struct Log {
+    vote: Option<VoteOf<TypeConfig>>,
+    committed: Option<LogIdOf<TypeConfig>>,
+    purged: Option<LogIdOf<TypeConfig>>,
+    last: Option<LogIdOf<TypeConfig>>,
+    /// The newest entries, without gaps up to `last`, each with the size of its record.
+    tail: VecDeque<(EntryOf<TypeConfig>, usize)>,
+    tail_size: usize,
+}
+
+/// What the writer is asked for, in the order of the writes that it covers.
+enum Work {
+    Appended(IOFlushed<TypeConfig>),
+    Durable(oneshot::Sender<io::Result<()>>),
+    /// Entries up to this index are not needed any more.
+    Purged(u64),
+}
+
+impl LogStore {
+    /// Opens the log in `disk`, checks every entry, and starts the writer.
+    ///
+    /// # Errors
+    /// `InvalidData` with the log index when an entry is damaged or missing; the error of the disk when it fails.
+    pub(crate) fn open(disk: Disk, runtime: &Runtime) -> io::Result<Self> {
+        let log = Log::load(&disk)?;
+        let first = log.purged.map_or(0, |purged| purged.index + 1);
+        let (writer, work) = mpsc::channel(QUEUE_COUNT_MAX);
+        let shared = Arc::new(Shared { disk, log: Mutex::new(log) });
+        runtime.spawn_thread("log writer", write(shared.disk.clone(), first, work));
+        Ok(Self { shared, writer })
+    }
+
+    /// Waits until everything written so far is durable.
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        let (sender, done) = oneshot::channel();
+        self.submit(Work::Durable(sender)).await?;
+        done.await.map_err(|_| writer_gone())?
+    }
+
+    async fn submit(&self, work: Work) -> io::Result<()> {
+        self.writer.send(work).await.map_err(|_| writer_gone())
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.shared.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entries of `range` that exist, ascending; stops after `size_max` bytes of records, not before the first.
+    fn entries(
+        &self,
+        range: &impl RangeBounds<u64>,
+        size_max: usize,
+    ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+        let log = self.log();
+        let first = log.purged.map_or(0, |purged| purged.index + 1);
+        let end = log.last.map_or(0, |last| last.index + 1);
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let stop = match range.end_bound() {
+            Bound::Included(stop) => stop + 1,
+            Bound::Excluded(stop) => *stop,
+            Bound::Unbounded => u64::MAX,
+        };
+        let (mut index, stop) = (start.max(first), stop.min(end));
+        let tail_first = end - log.tail.len() as u64;
+        let (mut entries, mut size) = (Vec::new(), 0);
+        while index < stop {
+            let (entry, record_size) = match index.checked_sub(tail_first) {
+                Some(position) => log.tail[position as usize].clone(),
+                None => record::read(&*self.shared.disk.store, index)?,
+            };
+            size += record_size;
+            if size > size_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+            index += 1;
+        }
+        Ok(entries)
+    }
+}
+
+impl Log {
+    fn load(disk: &Disk) -> io::Result<Self> {
+        let store = &*disk.store;
+        let mut log = Self {
+            vote: decode_meta(store, record::VOTE)?,
+            committed: decode_meta(store, record::COMMITTED)?,
+            purged: decode_meta(store, record::PURGED)?,
+            ..Self::default()
+        };
+        log.last = log.purged;
+        let first = log.purged.map_or(0, |purged| purged.index + 1);
+        // A crash can leave purged entries behind, and pieces whose entry was never finished.
+        record::remove_below(store, first)?;
+        for index in first.. {
+            if store.get(HEAD_KEYS, &index.to_be_bytes())?.is_none() {
+                break;
+            }
+            let (entry, size) = record::read(store, index)?;
+            if log.last.is_some_and(|last| entry.log_id().leader_id < last.leader_id) {
+                return Err(record::damaged(index, "its leader is older than the one of the entry before"));
+            }
+            log.push(entry, size);
+        }
+        let end = log.last.map_or(0, |last| last.index + 1);
+        record::refuse_entries_from(store, end)?;
+        record::remove_pieces_from(store, end)?;
+        Ok(log)
+    }
+
+    fn push(&mut self, entry: EntryOf<TypeConfig>, size: usize) {
+        self.last = Some(entry.log_id());
+        self.tail.push_back((entry, size));
+        self.tail_size += size;
+        while self.tail_size > TAIL_SIZE_MAX {
+            let Some((_, oldest)) = self.tail.pop_front() else { break };
+            self.tail_size -= oldest;
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some((_, size)) = self.tail.pop_back() {
+            self.tail_size -= size;
+        }
+    }
+}
+
+/// The writer: one sync for all that waits, then the answers in order. Ends when the log is dropped.
+async fn write(disk: Disk, mut first: u64, mut work: mpsc::Receiver<Work>) {
+    let mut purged = first;
+    let mut group = Vec::new();
+    loop {
+        // With a purge to go on with, do not wait for other work.
+        if purged <= first {
+            match work.recv().await {
+                Some(next) => group.push(next),
+                None => return,
+            }
+        }
+        while group.len() < GROUP_COUNT_MAX {
+            match work.try_recv() {
+                Ok(next) => group.push(next),
+                Err(_) => break,
+            }
+        }
+        let answers = group.iter().any(|work| !matches!(work, Work::Purged(_)));
+        let synced = if answers { disk.store.sync().await } else { Ok(()) };
+        for work in group.drain(..) {
+            match work {
+                Work::Appended(flushed) => flushed.io_completed(copy(&synced)),
+                Work::Durable(waiting) => drop(waiting.send(copy(&synced))),
+                Work::Purged(index) => purged = purged.max(index + 1),
+            }
+        }
+        if first < purged {
+            let step = purged.min(first + PURGE_STEP_COUNT);
+            if let Err(error) = record::remove_range(&*disk.store, first, step) {
+                // The store is poisoned now: the next append or vote reports it.
+                tracing::error!(%error, "purge failed");
+                purged = step;
+            }
+            first = step;
+        }
+    }
+}
+
+fn copy(result: &io::Result<()>) -> io::Result<()> {
+    result.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string()))
+}
+
+fn writer_gone() -> io::Error {
+    io::Error::other("the log writer has ended")
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + std::fmt::Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+        self.entries(&range, usize::MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<VoteOf<TypeConfig>>> {
+        Ok(self.log().vote)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
+        self.entries(&(start..end), READ_SIZE_MAX)
+    }
+
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<EntryOf<TypeConfig>>> + Send
+    where
+        RB: RangeBounds<u64> + Clone + std::fmt::Debug + Send,
+    {
+        let log = self.clone();
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let stop = match range.end_bound() {
+            Bound::Included(stop) => stop + 1,
+            Bound::Excluded(stop) => *stop,
+            Bound::Unbounded => u64::MAX,
+        };
+        let chunk = VecDeque::new();
+        Box::pin(futures_util::stream::unfold(
+            (log, start, chunk),
+            move |(log, mut next, mut chunk)| async move {
+                if chunk.is_empty() && next < stop {
+                    match log.entries(&(next..stop.min(next.saturating_add(CHUNK_COUNT))), READ_SIZE_MAX) {
+                        Ok(entries) => chunk.extend(entries),
+                        Err(error) => return Some((Err(error), (log, stop, chunk))),
+                    }
+                }
+                let entry = chunk.pop_front()?;
+                next = entry.index() + 1;
+                Some((Ok(entry), (log, next, chunk)))
+            },
+        ))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let log = self.log();
+        Ok(LogState { last_purged_log_id: log.purged, last_log_id: log.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> io::Result<()> {
+        {
+            let mut log = self.log();
+            encode_meta(&*self.shared.disk.store, record::VOTE, vote)?;
+            log.vote = Some(*vote);
+        }
+        self.sync().await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
+        // Not synced: it becomes durable with the next append, and an older one is right too.
+        let mut log = self.log();
+        if let Some(committed) = committed {
+            encode_meta(&*self.shared.disk.store, record::COMMITTED, &committed)?;
+        }
+        log.committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogIdOf<TypeConfig>>> {
+        Ok(self.log().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = EntryOf<TypeConfig>> + Send,
+        I::IntoIter: Send,
+    {
+        {
+            let mut log = self.log();
+            for entry in entries {
+                let size = record::write(&*self.shared.disk.store, &entry)?;
+                log.push(entry, size);
+            }
+        }
+        self.submit(Work::Appended(callback)).await
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
+        let mut log = self.log();
+        let keep = last.map_or(0, |last| last.index + 1);
+        let end = log.last.map_or(0, |last| last.index + 1);
+        // From the end backwards: a crash in between leaves a log without a hole.
+        for index in (keep..end).rev() {
+            record::remove(&*self.shared.disk.store, index)?;
+            log.pop();
+        }
+        log.last = last.max(log.purged);
+        Ok(())
+    }
+
+    async fn purge(&mut self, purged: LogIdOf<TypeConfig>) -> io::Result<()> {
+        {
+            let mut log = self.log();
+            // First the record, then the entries: what is left of them after a crash is removed at the next start.
+            encode_meta(&*self.shared.disk.store, record::PURGED, &purged)?;
+            log.purged = Some(purged);
+            if log.last < Some(purged) {
+                log.last = Some(purged);
+                log.tail.clear();
+                log.tail_size = 0;
+            }
+            let kept = log.last.map_or(0, |last| last.index) - purged.index;
+            while log.tail.len() as u64 > kept {
+                let Some((_, size)) = log.tail.pop_front() else { break };
+                log.tail_size -= size;
+            }
+        }
+        self.submit(Work::Purged(purged.index)).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
