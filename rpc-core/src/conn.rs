@@ -249,7 +249,8 @@ impl Conn {
         if size as u64 > size_max {
             return Err(SendError::TooLarge { size, max: usize::try_from(size_max).unwrap_or(usize::MAX) });
         }
-        if self.caller.count() as u64 >= calls_max {
+        // Cancellations that wait to be sent, in a partition, take their place too: nothing grows without end.
+        if self.caller.count().max(self.cancels_due.len()) as u64 >= calls_max {
             return Err(SendError::Busy);
         }
         let call = self.caller.open();
@@ -402,7 +403,7 @@ impl Conn {
 
     fn ping_at(&self, config: &Config) -> Option<Instant> {
         let since = self.heard.max(self.busy_since).max(self.pinged);
-        (self.busy && !self.ping_due).then_some(since + config.keep_alive)
+        (self.busy && !self.ping_due).then_some(since + config.keep_alive.max(KEEP_ALIVE_MIN))
     }
 
     /// The setup exchange is complete on this side.
@@ -413,6 +414,7 @@ impl Conn {
         self.recovery.peer_ack_delay = peer.ack_delay_max;
         let own = cx.config.datagram_size_max.clamp(SETUP_DATAGRAM_SIZE, DATAGRAM_SIZE_CAP);
         self.datagram_size = own.min(usize::from(peer.datagram_size_max));
+        self.recovery.set_packet_size(self.datagram_size as u64);
         self.outbox.raise_payload_max(self.datagram_size - SHORT_OVERHEAD);
         cx.counters.connections_established += 1;
         cx.events.push_back(Event::Connected {
@@ -512,6 +514,12 @@ impl Conn {
         }
     }
 
+    /// Entries of queues that wait to be sent.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.outbox.queued() + self.cancels_due.len() + self.accepted_due.len()
+    }
+
     const fn clock(&self, now: Instant) -> Clock {
         Clock { now, start: self.start }
     }
@@ -526,5 +534,7 @@ const CLOSING_MAX: Duration = Duration::from_secs(3);
 const CLOSE_REPEATS_MAX: u32 = 8;
 /// How much longer the accepting side remembers a connection on which nothing happens.
 const IDLE_FACTOR_ACCEPTOR: u32 = 3;
+/// Asking more often whether a peer is there would be all that two endpoints do.
+const KEEP_ALIVE_MIN: Duration = Duration::from_millis(1);
 /// Larger datagrams do not exist in UDP over IPv4.
 const DATAGRAM_SIZE_CAP: usize = 65_000;

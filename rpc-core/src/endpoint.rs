@@ -66,7 +66,7 @@ pub struct Endpoint {
 
 /// A connection and where it stands in the endpoint's tables.
 struct Slot {
-    conn: Conn,
+    conn: Box<Conn>,
     inbound: bool,
     accepting: bool,
     /// Under which it stands in `by_client`.
@@ -298,7 +298,14 @@ impl Endpoint {
             self.accepting += 1;
             self.by_remote.insert((conn.remote, conn.remote_id), id);
         }
-        let slot = Slot { conn, inbound, accepting: inbound, client_id: None, armed: None, ready: false };
+        let slot = Slot {
+            conn: Box::new(conn),
+            inbound,
+            accepting: inbound,
+            client_id: None,
+            armed: None,
+            ready: false,
+        };
         self.conns.insert(id, slot);
         self.settle(now, id);
     }

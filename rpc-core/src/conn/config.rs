@@ -16,7 +16,7 @@ pub struct Config {
     pub message_size_max: usize,
     /// Open calls per connection and direction. Default 1,024. Above it a local request is refused with
     /// [`SendError::Busy`](super::SendError::Busy), a request of the peer is answered SERVER_BUSY without being
-    /// executed, and a peer far above it is disconnected.
+    /// executed, and a peer far above it is disconnected. Cancellations that wait to be sent are limited alike.
     pub calls_max: u32,
     /// Bytes of large messages (those that do not fit one packet) that the peer may have started and that are not
     /// completely acknowledged, per lane. Default 16 MiB. One message of up to `message_size_max` is always allowed
@@ -39,7 +39,7 @@ pub struct Config {
     /// call is closed after so long without traffic. Default 10 s.
     pub idle_timeout: Duration,
     /// A connection with open calls, or one marked with [`Endpoint::keep`](crate::endpoint::Endpoint::keep), that
-    /// heard nothing for so long asks whether the peer is there. Default 3 s.
+    /// heard nothing for so long asks whether the peer is there. Default 3 s, at least 1 ms.
     pub keep_alive: Duration,
     /// A setup exchange is repeated (20 ms after the first attempt, doubling up to 1 s) until it is answered or so
     /// much time has passed; then the connection is lost. Default 5 s.

@@ -124,9 +124,11 @@ impl Outbox {
     pub(super) fn push(&mut self, key: Key, lane: Lane, head: Head, body: Bytes) {
         let overhead = if key.response { RESPONSE_OVERHEAD_MAX } else { REQUEST_OVERHEAD_MAX };
         let progress = if body.len() + overhead <= self.payload_max {
+            compact(&mut self.small[lane as usize], &self.messages);
             self.small[lane as usize].push_back(key);
             Progress::Small { queued: true }
         } else {
+            compact(&mut self.waiting[lane as usize], &self.messages);
             self.waiting[lane as usize].push_back(key);
             self.age_next += 1;
             Progress::Large(Box::new(Large {
@@ -376,6 +378,12 @@ impl Outbox {
         large.listed = listed;
     }
 
+    /// Entries of the queues.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.small.iter().chain(&self.waiting).map(VecDeque::len).sum()
+    }
+
     /// Takes a message out; what it holds of the window if it is large and was started.
     fn take(&mut self, key: Key) -> Option<(Lane, u64)> {
         let message = self.messages.remove(&key)?;
@@ -385,6 +393,13 @@ impl Outbox {
             self.by_age.remove(&large.age);
         }
         large.started.then_some((message.lane, message.body.len() as u64))
+    }
+}
+
+/// Forgets names of messages that are gone when they are most of a queue that cannot be sent.
+fn compact(queue: &mut VecDeque<Key>, messages: &BTreeMap<Key, Message>) {
+    if queue.len() > 2 * messages.len() + QUEUE_SLACK {
+        queue.retain(|key| messages.contains_key(key));
     }
 }
 
@@ -432,5 +447,7 @@ fn part_overhead(key: Key, head: &PartHead, offset: u64, total: u64, space: usiz
 
 /// A part shorter than this is not worth its header; it waits for the next packet.
 const PART_SIZE_MIN: usize = 64;
+/// Names of messages that are gone which a queue may hold besides as many as there are messages.
+const QUEUE_SLACK: usize = 64;
 /// One part in so many is of the oldest large message.
 const OLDEST_EVERY: u64 = 8;

@@ -128,6 +128,11 @@ impl Recovery {
         }
     }
 
+    /// Packets have another size from now on. Nothing was sent yet.
+    pub(super) fn set_packet_size(&mut self, packet_size: u64) {
+        self.congestion = Box::new(NewReno::new(packet_size));
+    }
+
     /// The number of the next packet. Each is used once, because [`Recovery::on_sent`] or
     /// [`Recovery::on_sent_untracked`] follows.
     pub(super) const fn pn_next(&self) -> u64 {
@@ -140,7 +145,8 @@ impl Recovery {
 
     /// Whether a packet of `size` bytes that wants an acknowledgement may be sent now.
     pub(super) fn may_send(&self, size: u64) -> bool {
-        self.probing() || self.bytes_in_flight + size <= self.congestion.window()
+        // With nothing in flight no acknowledgement would ever open the window.
+        self.probing() || self.is_idle() || self.bytes_in_flight + size <= self.congestion.window()
     }
 
     pub(super) const fn is_idle(&self) -> bool {

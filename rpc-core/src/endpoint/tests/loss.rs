@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::pair::{Client, Link, Pair, Server, pattern};
-use crate::endpoint::{Config, ConnId, LostReason};
+use super::pair::{Client, Link, Pair, Server, Side, pattern};
+use crate::endpoint::{CallId, Config, ConnId, Event, Lane, LostReason, Request, SendError};
 
 #[test]
 fn a_lost_init_is_repeated() {
@@ -118,23 +118,16 @@ fn loss_matrix() {
                 }
                 pair.run_for(Duration::from_micros(700));
             }
-            if loss < 30 && corrupt == 0 {
-                calls.insert((Client, pair.call(Client, client, pattern(1 << 20))), (client, 1 << 20));
-            }
+            calls.insert((Client, pair.call(Client, client, pattern(1 << 20))), (client, 1 << 20));
             check_all_answered(&mut pair, &calls, seed);
         }
     }
 }
 
-fn check_all_answered(
-    pair: &mut Pair,
-    calls: &BTreeMap<(super::pair::Side, crate::endpoint::CallId), (ConnId, usize)>,
-    seed: u64,
-) {
+fn check_all_answered(pair: &mut Pair, calls: &BTreeMap<(Side, CallId), (ConnId, usize)>, seed: u64) {
     pair.run_until("all answered", |pair| {
         let responses = pair.events.iter().flatten();
-        let count =
-            responses.filter(|event| matches!(event, crate::endpoint::Event::Response { .. })).count();
+        let count = responses.filter(|event| matches!(event, Event::Response { .. })).count();
         count >= calls.len() || pair.events.iter().flatten().any(is_lost)
     });
     for (&(side, call), &(conn, size)) in calls {
@@ -151,8 +144,8 @@ fn check_all_answered(
     assert!(pair.executed.values().all(|count| *count == 1), "seed {seed}");
 }
 
-fn is_lost(event: &crate::endpoint::Event) -> bool {
-    matches!(event, crate::endpoint::Event::Lost { .. })
+fn is_lost(event: &Event) -> bool {
+    matches!(event, Event::Lost { .. })
 }
 
 #[test]
@@ -189,4 +182,47 @@ fn lost_acknowledgements_do_not_grow_memory_in_a_one_way_flow() {
     assert_eq!(pair.executed.len(), 800);
     let info = pair.at(Server).connection(server).unwrap();
     assert!(info.established);
+}
+
+#[test]
+fn large_datagrams_do_not_stall_when_the_window_shrinks() {
+    let large = Config { datagram_size_max: 60_000, ..Config::default() };
+    let mut pair = Pair::with(large.clone(), large, 9);
+    let (client, _) = pair.connected();
+    pair.link.loss = 40;
+    let call = pair.call(Client, client, pattern(3 << 20));
+    pair.run_until("answered", |pair| pair.answer(Client, client, call).is_some());
+    assert_eq!(pair.answer(Client, client, call), Some((0, pattern(3 << 20))));
+}
+
+#[test]
+fn a_partition_full_of_cancelled_calls_does_not_grow_queues() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    pair.link.loss = 100;
+    let mut refused = 0;
+    for _ in 0..20_000 {
+        let now = pair.now;
+        let deadline = now + Duration::from_secs(1);
+        let body = pattern(1_000);
+        let request = Request { method: 1, lane: Lane::Normal, deadline, idempotent: false, body };
+        match pair.at(Client).request(now, client, request) {
+            Ok(call) => {
+                pair.run_for(Duration::from_micros(100));
+                let now = pair.now;
+                pair.at(Client).cancel(now, client, call);
+            }
+            Err(error) => {
+                assert_eq!(error, SendError::Busy);
+                refused += 1;
+            }
+        }
+    }
+    assert!(pair.at(Client).conns[&client.0].conn.queued() < 3_000);
+    pair.link.loss = 0;
+    pair.run_for(Duration::from_secs(5));
+    let call = pair.call(Client, client, pattern(10));
+    pair.settle();
+    assert!(pair.answer(Client, client, call).is_some(), "{refused} were refused");
+    assert!(pair.lost(Server, server).is_none());
 }
