@@ -169,14 +169,13 @@ impl Endpoint {
             let mut cx = cx!(self, now);
             let (mut count, mut first_size) = (0, 0);
             while count < segments_max.max(1) {
-                let start = buf.len();
                 let Some(packed) = slot.conn.pack(&mut cx, count + 1 < segments_max, buf) else { break };
                 count += 1;
                 if count == 1 {
                     first_size = buf.len();
                 }
-                // A datagram that is shorter than the first can only be the last.
-                if !packed.more || buf.len() - start < first_size {
+                // What is not full can only be the last.
+                if !packed.more {
                     break;
                 }
             }

@@ -451,3 +451,97 @@ const PART_SIZE_MIN: usize = 64;
 const QUEUE_SLACK: usize = 64;
 /// One part in so many is of the oldest large message.
 const OLDEST_EVERY: u64 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> Clock {
+        Clock { now: Instant::from_nanos(5_000), start: Instant::default() }
+    }
+
+    fn push(outbox: &mut Outbox, call: u64, lane: Lane, size: usize) -> Key {
+        let key = Key { call, response: true };
+        outbox.push(key, lane, Head::Response { status: 0 }, vec![7; size].into());
+        key
+    }
+
+    fn fill(outbox: &mut Outbox) -> Vec<SentFrame> {
+        let (mut buf, mut frames) = (Vec::new(), Vec::new());
+        outbox.fill(&mut buf, 1_171, clock(), &mut frames);
+        assert!(buf.len() <= 1_171);
+        frames
+    }
+
+    fn parts_of(key: Key, frames: &[SentFrame]) -> usize {
+        frames.iter().filter(|frame| matches!(frame, SentFrame::Part { key: k, .. } if *k == key)).count()
+    }
+
+    #[test]
+    fn lanes_and_sizes_decide_what_goes_first() {
+        let mut outbox = Outbox::new(1_171);
+        outbox.raise_window(1 << 20);
+        let long = push(&mut outbox, 0, Lane::Normal, 10_000);
+        let bulk = push(&mut outbox, 2, Lane::Bulk, 2_000);
+        let short = push(&mut outbox, 4, Lane::Normal, 1_300);
+        let small = push(&mut outbox, 6, Lane::Normal, 10);
+        let beat = push(&mut outbox, 8, Lane::Control, 10);
+        let mut order = Vec::new();
+        for _ in 0..30 {
+            for frame in fill(&mut outbox) {
+                let (SentFrame::Message(key) | SentFrame::Part { key, .. }) = frame else { continue };
+                if !order.contains(&key) {
+                    order.push(key);
+                }
+            }
+        }
+        assert_eq!(order, [beat, small, short, long, bulk]);
+    }
+
+    #[test]
+    fn every_eighth_part_is_of_the_oldest_while_shorter_ones_keep_coming() {
+        let mut outbox = Outbox::new(1_171);
+        outbox.raise_window(1 << 30);
+        let old = push(&mut outbox, 0, Lane::Bulk, 1 << 20);
+        let mut parts = 0;
+        for call in 1..=400 {
+            push(&mut outbox, 2 * call, Lane::Normal, 1_300);
+            parts += parts_of(old, &fill(&mut outbox));
+        }
+        assert!((50..=110).contains(&parts), "{parts} parts of the oldest in 400 packets");
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_sent_again_when_a_copy_is_lost() {
+        let mut outbox = Outbox::new(1_171);
+        let key = push(&mut outbox, 0, Lane::Normal, 2_000);
+        let first = fill(&mut outbox)[0];
+        fill(&mut outbox);
+        assert_eq!(outbox.on_acked(first), None);
+        assert!(outbox.on_lost(first));
+        assert!(fill(&mut outbox).is_empty());
+        assert!(outbox.on_lost(SentFrame::Part { key, offset: 0, size: 2_000 }));
+        let again = fill(&mut outbox);
+        let SentFrame::Part { offset, .. } = again[0] else { panic!("{again:?}") };
+        assert!(offset > 1_000);
+        assert_eq!(outbox.on_acked(SentFrame::Part { key, offset: 0, size: 2_000 }), Some(key));
+        assert!(outbox.is_empty() && outbox.started == [0; 3]);
+    }
+
+    #[test]
+    fn a_cancelled_request_holds_its_share_of_the_window_until_the_peer_knows() {
+        let mut outbox = Outbox::new(1_171);
+        outbox.raise_window(3_000);
+        let request = |outbox: &mut Outbox, call| {
+            let head = Head::Request { method: 1, idempotent: false, deadline: clock().now };
+            outbox.push(Key { call, response: false }, Lane::Normal, head, vec![1; 2_000].into());
+        };
+        request(&mut outbox, 0);
+        assert!(!fill(&mut outbox).is_empty());
+        outbox.remove_cancelled(0);
+        request(&mut outbox, 2);
+        assert!(fill(&mut outbox).is_empty());
+        outbox.on_cancel_acked(0);
+        assert!(!fill(&mut outbox).is_empty());
+    }
+}

@@ -145,8 +145,7 @@ impl Recovery {
 
     /// Whether a packet of `size` bytes that wants an acknowledgement may be sent now.
     pub(super) fn may_send(&self, size: u64) -> bool {
-        // With nothing in flight no acknowledgement would ever open the window.
-        self.probing() || self.is_idle() || self.bytes_in_flight + size <= self.congestion.window()
+        self.probing() || self.bytes_in_flight + size <= self.congestion.window()
     }
 
     pub(super) const fn is_idle(&self) -> bool {

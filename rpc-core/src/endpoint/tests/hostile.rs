@@ -256,6 +256,20 @@ fn a_forged_reset_must_name_a_packet_of_the_connection() {
 }
 
 #[test]
+fn a_packet_as_short_as_a_reset_is_not_answered_by_one() {
+    let mut pair = Pair::new();
+    for size in [30, 39, 40] {
+        let mut buf = Vec::new();
+        Header::Short { dcid: 5, pn_low: 0 }.put(&mut buf);
+        buf.resize(size - TAG_SIZE, 0);
+        Keys::Insecure.seal(0, &mut buf, 0);
+        pair.inject(Client, buf.into());
+    }
+    assert_eq!(pair.at(Server).counters().dropped_unknown_connection, 3);
+    assert_eq!(pair.at(Server).counters().resets_sent, 1);
+}
+
+#[test]
 fn resets_are_limited_in_number() {
     let mut pair = Pair::new();
     let (client, _) = pair.connected();
