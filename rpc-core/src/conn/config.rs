@@ -36,7 +36,8 @@ pub struct Config {
     /// Default 1 s.
     pub pto_max: Duration,
     /// A peer that was silent for so long while something was expected of it is lost; a connection without an open
-    /// call is closed after so long without traffic. Default 10 s.
+    /// call is closed after so long without traffic, by the side that opened it (the smaller value of both sides; the
+    /// other side waits three times as long, so that it does not forget what is about to be used). Default 10 s.
     pub idle_timeout: Duration,
     /// A connection with open calls, or one marked with [`Endpoint::keep`](crate::endpoint::Endpoint::keep), that
     /// heard nothing for so long asks whether the peer is there. Default 3 s, at least 1 ms.
