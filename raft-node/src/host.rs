@@ -1,22 +1,42 @@
 //! The replicated state: applies committed entries to the disk in rounds, and serves reads at round boundaries.
+//!
+//! A round of entries is applied in memory, then written in an order that a crash can cut anywhere (a crash keeps a
+//! prefix of all operations): pieces of large values under new keys, the redo record with all effects, the plain
+//! inserts and removes, and last the removal of pieces that are no longer named. The watermark moves after the last insert.
+//! While rows are being changed, readers see them as they were: a read never waits for the disk, and finds value and
+//! watermark of one round boundary.
+//!
+//! It does not know networks or who leads, and nothing of what the machine's rows mean.
+
+mod core;
+mod cut;
+mod hash;
+mod raft;
+mod redo;
+mod round;
+mod row;
+#[cfg(test)]
+mod tests;
+mod waiters;
+mod writer;
+
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use futures_util::Stream;
-use openraft::RaftSnapshotBuilder;
-use openraft::storage::{EntryResponder, RaftStateMachine};
-use openraft::type_config::alias::SnapshotOf;
 use rpc_core::runtime::Runtime;
 
+use self::core::Core;
+pub use self::raft::SnapshotBuilder;
 use crate::disk::Disk;
 use crate::machine::{RowsRead, StateMachine};
-use crate::snapshot::{SnapshotFile, SnapshotOffer, SnapshotReceiver};
-use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::snapshot::{SnapshotOffer, SnapshotReceiver};
+use crate::types::{LogId, StoredMembership};
 
 /// Hosts one state machine: openraft's state machine on one side, reads on the other. Cheap to clone.
 pub struct Host<S> {
+    core: Arc<Core>,
     machine: Arc<S>,
 }
 
@@ -38,7 +58,7 @@ impl Default for HostConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     pub(crate) log_id: Option<LogId>,
-    /// The revision of the last applied entry: revision base + log index; zero before the first.
+    /// The revision of the last applied entry: revision base + log index; the base before the first.
     pub revision: u64,
     /// Log time in milliseconds since the Unix epoch: the greatest time that any applied command carried.
     pub time_ms: u64,
@@ -80,108 +100,83 @@ pub enum WaitError {
     Closed,
 }
 
-/// The most that may wait for an applied index at once.
+impl fmt::Display for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => write!(f, "{WAITERS_MAX} wait for an applied index already"),
+            Self::Closed => f.write_str("the state is closed"),
+        }
+    }
+}
+
+impl std::error::Error for WaitError {}
+
+/// The most that may wait for an applied index at once; one more is refused ([`WaitError::Full`]).
 pub const WAITERS_MAX: usize = 65_536;
 
 impl<S: StateMachine> Host<S> {
-    /// Opens the state on `disk`, at the last round that is on it whole. Drops what a crash left behind.
-    pub fn open(_disk: Disk, _machine: Arc<S>, _runtime: Runtime, _config: HostConfig) -> io::Result<Self> {
-        Err(io::Error::other("not landed yet"))
+    /// Opens the state on `disk`, at the last round that is on it whole, and drops what a crash left behind.
+    ///
+    /// # Errors
+    /// When the disk fails, or what lies on it is damaged (`InvalidData`).
+    pub fn open(disk: Disk, machine: Arc<S>, runtime: Runtime, config: HostConfig) -> io::Result<Self> {
+        Ok(Self { core: Arc::new(Core::open(disk, runtime, config)?), machine })
     }
 
     /// Reads rows and watermark at one round boundary. Does not wait for the disk to sync. Rounds wait for `reader`:
     /// keep it short.
-    pub fn read<R>(&self, _reader: impl FnOnce(&dyn RowsRead, &Applied) -> R) -> R {
-        unimplemented!("not landed yet")
+    pub fn read<R>(&self, reader: impl FnOnce(&dyn RowsRead, &Applied) -> R) -> R {
+        self.core.read(reader)
     }
 
     /// The state's watermark.
     pub fn applied(&self) -> Applied {
-        unimplemented!("not landed yet")
+        self.core.view().applied
     }
 
     /// Completes when the entry at `index` is applied and can be read.
-    pub fn wait_applied(&self, _index: u64) -> impl Future<Output = Result<(), WaitError>> + Send + 'static {
-        async { Err(WaitError::Closed) }
+    pub fn wait_applied(&self, index: u64) -> impl Future<Output = Result<(), WaitError>> + Send + use<S> {
+        let waiting = self.core.wait_applied(index);
+        async move {
+            match waiting? {
+                None => Ok(()),
+                Some(applied) => applied.await.map_err(|_| WaitError::Closed),
+            }
+        }
     }
 
     /// The cluster's id, once [`crate::command::Command::Found`] was applied.
     pub fn cluster(&self) -> Option<u128> {
-        unimplemented!("not landed yet")
+        self.core.view().cluster
     }
 
     /// What the session table holds.
     pub fn sessions(&self) -> SessionsSummary {
-        unimplemented!("not landed yet")
+        self.core.view().sessions
     }
 
     /// The last applied membership.
     pub(crate) fn membership(&self) -> StoredMembership {
-        unimplemented!("not landed yet")
+        self.core.view().membership.clone()
     }
 
     /// Begins to receive a snapshot, or goes on with one that was begun.
-    pub fn receive_snapshot(&self, _offer: SnapshotOffer) -> io::Result<SnapshotReceiver> {
-        Err(io::Error::other("not landed yet"))
+    ///
+    /// # Errors
+    /// When the offer is none that this program could have made (`InvalidInput`), or the disk fails.
+    pub fn receive_snapshot(&self, offer: SnapshotOffer) -> io::Result<SnapshotReceiver> {
+        self.core.receive_snapshot(offer)
     }
 }
 
 impl<S> Clone for Host<S> {
     fn clone(&self) -> Self {
-        Self { machine: Arc::clone(&self.machine) }
+        Self { core: Arc::clone(&self.core), machine: Arc::clone(&self.machine) }
     }
 }
 
 impl<S> fmt::Debug for Host<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Host")
-    }
-}
-
-impl<S: StateMachine> RaftStateMachine<TypeConfig> for Host<S> {
-    type SnapshotData = SnapshotFile;
-    type SnapshotBuilder = SnapshotBuilder<S>;
-
-    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        unimplemented!("not landed yet")
-    }
-
-    async fn apply<Strm>(&mut self, _entries: Strm) -> Result<(), io::Error>
-    where
-        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
-    {
-        unimplemented!("not landed yet")
-    }
-
-    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        unimplemented!("not landed yet")
-    }
-
-    async fn install_snapshot(
-        &mut self,
-        _meta: &SnapshotMeta,
-        _snapshot: SnapshotFile,
-    ) -> Result<(), io::Error> {
-        unimplemented!("not landed yet")
-    }
-
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>, io::Error> {
-        unimplemented!("not landed yet")
-    }
-}
-
-/// Builds one snapshot.
-pub struct SnapshotBuilder<S> {
-    host: Host<S>,
-}
-
-impl<S: StateMachine> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<S> {
-    type SnapshotData = SnapshotFile;
-
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
-        let _ = &self.host;
-        unimplemented!("not landed yet")
+        f.debug_struct("Host").field("applied", &self.core.view().applied).finish_non_exhaustive()
     }
 }

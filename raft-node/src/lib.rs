@@ -14,7 +14,9 @@ mod node;
 pub mod outcome;
 pub mod resolver;
 mod runtime;
+mod session;
 pub mod snapshot;
+mod state_head;
 pub mod status;
 mod types;
 

@@ -1,0 +1,379 @@
+//! What all handles on a host share: the state on the disk, and the locks around it.
+//!
+//! Locks are taken in this order, none is held across an await: `writer` (one round, or the switch to an installed
+//! state), `cuts`, `waiters`, `view`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use openraft::type_config::alias::EntryOf;
+use rpc_core::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use super::cut::{Chunk, Cuts};
+use super::hash;
+use super::round::user_range;
+use super::row::{CLASS_SESSION, Content, Origin, Row, TREE_PREFIX, Tree, damaged, user_key};
+use super::waiters::Waiters;
+use super::writer::Writer;
+use super::{Applied, HostConfig, SessionsSummary, WAITERS_MAX, WaitError};
+use crate::command::Reply;
+use crate::disk::Disk;
+use crate::machine::{RowsRead, StateMachine};
+use crate::session::Sessions;
+use crate::snapshot::{
+    self, ROWS_PER_TURN, SUFFIX_DONE, SnapshotFile, SnapshotName, SnapshotOffer, SnapshotReader,
+    SnapshotReceiver, SnapshotWriter, breathe,
+};
+use crate::state_head::StateHead;
+use crate::types::{LogId, StoredMembership, TypeConfig};
+
+pub(super) struct Core {
+    disk: Disk,
+    pub(super) runtime: Runtime,
+    config: HostConfig,
+    writer: Mutex<Writer>,
+    cuts: Mutex<Cuts>,
+    waiters: Mutex<Waiters>,
+    view: RwLock<View>,
+    /// The newest snapshot; `None` until somebody looked for it.
+    current: Mutex<Option<Current>>,
+}
+
+/// The newest snapshot in the directory, if there is one.
+type Current = Option<(StateHead, SnapshotFile)>;
+
+/// What readers see.
+pub(super) struct View {
+    tree: Tree,
+    /// The rows that a round is changing right now, as they were before it.
+    masks: BTreeMap<Bytes, Option<Bytes>>,
+    pub(super) applied: Applied,
+    pub(super) membership: StoredMembership,
+    pub(super) cluster: Option<u128>,
+    pub(super) sessions: SessionsSummary,
+}
+
+impl View {
+    fn of(writer: &Writer) -> io::Result<Self> {
+        let Writer { tree, head, sessions, .. } = writer;
+        let state_hash = hash::hash(&head.to_bytes().map_err(io::Error::other)?);
+        let applied = Applied {
+            log_id: head.last_applied,
+            revision: head.revision(head.last_applied.map_or(0, |id| id.index)),
+            time_ms: head.time_ms,
+            state_hash,
+        };
+        let sessions = SessionsSummary {
+            sessions: sessions.session_count(),
+            records: sessions.record_count(),
+            expiry_ms: sessions
+                .oldest_use_ms()
+                .map(|used_ms| used_ms.saturating_add(head.session_lifetime_ms)),
+            lifetime_ms: head.session_lifetime_ms,
+        };
+        let (membership, cluster) = (head.membership.clone(), head.cluster);
+        Ok(Self { tree: tree.clone(), masks: BTreeMap::new(), applied, membership, cluster, sessions })
+    }
+
+    fn item_before(&self, key: &Bytes, item: &Option<Bytes>) -> io::Result<Option<Bytes>> {
+        item.as_ref().map(|item| self.tree.item_value(key, item)).transpose()
+    }
+}
+
+impl RowsRead for View {
+    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        let key = user_key(key);
+        match self.masks.get(&key) {
+            Some(before) => self.item_before(&key, before),
+            None => self.tree.get(&key)?.map(|item| self.tree.item_value(&key, &item)).transpose(),
+        }
+    }
+
+    fn range(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
+        user_range(&self.tree, &self.masks, |key, item| self.item_before(key, item), from, to, limit)
+    }
+}
+
+impl Core {
+    pub(super) fn open(disk: Disk, runtime: Runtime, config: HostConfig) -> io::Result<Self> {
+        let generation = read_generation(&disk)?;
+        let tree = Tree::new(Arc::clone(&disk.store), generation);
+        for other in disk.store.trees()? {
+            if other.starts_with(TREE_PREFIX) && other != tree.name() {
+                disk.store.drop_tree(&other)?;
+            }
+        }
+        snapshot::remove_unfinished(disk.files.as_ref())?;
+        let writer = Writer::open(tree)?;
+        let view = RwLock::new(View::of(&writer)?);
+        let (cuts, waiters) = (Mutex::default(), Mutex::default());
+        Ok(Self {
+            disk,
+            runtime,
+            config,
+            writer: Mutex::new(writer),
+            cuts,
+            waiters,
+            view,
+            current: Mutex::new(None),
+        })
+    }
+
+    pub(super) fn read<R>(&self, reader: impl FnOnce(&dyn RowsRead, &Applied) -> R) -> R {
+        let view = self.view();
+        reader(&*view, &view.applied)
+    }
+
+    pub(super) fn wait_applied(&self, index: u64) -> Result<Option<oneshot::Receiver<()>>, WaitError> {
+        // A round moves the watermark first and wakes then: whoever gets in between finds it moved.
+        let mut waiters = locked(&self.waiters);
+        if self.view().applied.index().is_some_and(|applied| applied >= index) {
+            return Ok(None);
+        }
+        waiters.add(index, WAITERS_MAX).map(Some).ok_or(WaitError::Full)
+    }
+
+    pub(super) fn head(&self) -> StateHead {
+        locked(&self.writer).head.clone()
+    }
+
+    /// Applies entries from the front of `entries`, one round of them; their replies in order.
+    pub(super) fn apply_round<S: StateMachine>(
+        &self,
+        machine: &S,
+        entries: &mut VecDeque<EntryOf<TypeConfig>>,
+    ) -> io::Result<Vec<Reply>> {
+        let mut writer = locked(&self.writer);
+        let (mut effects, replies) = writer.apply(machine, entries)?;
+        writer.write_redo(&effects)?;
+        let after = View::of(&writer)?;
+        {
+            let mut cuts = locked(&self.cuts);
+            if !cuts.is_empty() {
+                cuts.save(&effects.befores, self.config.snapshot_undo_bytes_max)?;
+            }
+        }
+        self.view_mut().masks = std::mem::take(&mut effects.befores);
+        for (key, item) in &effects.rows {
+            match item {
+                Some(item) => writer.tree.insert(key, item)?,
+                None => writer.tree.remove(key)?,
+            }
+        }
+        self.publish(&writer, after);
+        for set in effects.dropped {
+            writer.tree.remove_pieces(set)?;
+        }
+        Ok(replies)
+    }
+
+    fn publish(&self, writer: &Writer, view: View) {
+        *self.view_mut() = view;
+        if let Some(LogId { index, .. }) = writer.head.last_applied {
+            locked(&self.waiters).wake(index);
+        }
+    }
+
+    /// Begins a cut at the round boundary that is now; its id and the state head there.
+    pub(super) fn begin_cut(&self) -> (u64, StateHead) {
+        let writer = locked(&self.writer);
+        let id = locked(&self.cuts).begin(writer.tree.clone());
+        (id, writer.head.clone())
+    }
+
+    pub(super) fn end_cut(&self, id: u64) {
+        locked(&self.cuts).end(id);
+    }
+
+    pub(super) fn is_cutting(&self) -> bool {
+        !locked(&self.cuts).is_empty()
+    }
+
+    /// Writes a cut to a file; `None` if it was lost on the way.
+    pub(super) async fn write_snapshot(
+        &self,
+        cut: u64,
+        head: &StateHead,
+    ) -> io::Result<Option<SnapshotFile>> {
+        let name = SnapshotName::new(head.last_applied, self.runtime.random_u64());
+        let mut writer = SnapshotWriter::create(Arc::clone(&self.disk.files), name, head)?;
+        loop {
+            let chunk = locked(&self.cuts).chunk(cut)?;
+            let (rows, is_last) = match chunk {
+                Chunk::Rows(rows) => (rows, false),
+                Chunk::Last(rows) => (rows, true),
+                Chunk::Lost => {
+                    writer.abandon()?;
+                    return Ok(None);
+                }
+            };
+            for row in &rows {
+                writer.row(row)?;
+            }
+            if is_last {
+                let file = writer.finish().await?;
+                self.set_current(head.clone(), file.clone())?;
+                return Ok(Some(file));
+            }
+            breathe().await;
+        }
+    }
+
+    /// Replaces the state by that of a snapshot, at once: the new one is loaded beside the old one, and counts from one
+    /// insert on.
+    pub(super) async fn install(&self, file: SnapshotFile) -> io::Result<()> {
+        let file = if file.lies_in(&self.disk.files) { file } else { file.copy_to(&self.disk.files).await? };
+        let (old, current) = {
+            let writer = locked(&self.writer);
+            (writer.tree.clone(), writer.head.clone())
+        };
+        let tree = Tree::new(Arc::clone(&self.disk.store), old.generation + 1);
+        // An installation that failed without a restart may have left a part.
+        self.disk.store.drop_tree(tree.name())?;
+        let mut reader = SnapshotReader::open(file.clone())?;
+        let head = reader.head().clone();
+        check_successor(&current, &head)?;
+        let sessions = load(&tree, &mut reader, &head).await?;
+        let writer = Writer::loaded(tree, head.clone(), sessions)?;
+        self.disk.store.sync().await?;
+        write_generation(&self.disk, writer.tree.generation)?;
+        self.disk.store.sync().await?;
+        {
+            let mut shared = locked(&self.writer);
+            let view = View::of(&writer)?;
+            *shared = writer;
+            locked(&self.cuts).lose_all();
+            self.publish(&shared, view);
+        }
+        self.set_current(head, file)?;
+        self.disk.store.drop_tree(old.name())
+    }
+
+    pub(super) fn receive_snapshot(&self, offer: SnapshotOffer) -> io::Result<SnapshotReceiver> {
+        SnapshotReceiver::open(Arc::clone(&self.disk.files), self.runtime.clone(), offer)
+    }
+
+    /// The newest snapshot that verifies, with its head.
+    pub(super) async fn current_snapshot(&self) -> io::Result<Current> {
+        if let Some(current) = locked(&self.current).clone() {
+            return Ok(current);
+        }
+        let mut found = None;
+        for name in snapshot::finished(self.disk.files.as_ref())? {
+            let file = SnapshotFile::find(Arc::clone(&self.disk.files), name.with(SUFFIX_DONE)).await?;
+            match file.verify().await {
+                Ok(head) => {
+                    found = Some((head, file));
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::error!(name = file.offer().name, %error, "snapshot skipped");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(locked(&self.current).get_or_insert(found).clone())
+    }
+
+    fn set_current(&self, head: StateHead, file: SnapshotFile) -> io::Result<()> {
+        let mut current = locked(&self.current);
+        let newest = current.as_ref().and_then(Option::as_ref).map(|(head, _)| head.last_applied);
+        if newest.is_some_and(|newest| newest > head.last_applied) {
+            // A state was installed while an older one was being written.
+            return Ok(());
+        }
+        snapshot::remove_old(self.disk.files.as_ref(), &file.offer().name)?;
+        *current = Some(Some((head, file)));
+        Ok(())
+    }
+
+    pub(super) fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the state on the disk amounts to, every row read anew.
+    #[cfg(test)]
+    pub(super) fn recomputed_rows_hash(&self) -> io::Result<u128> {
+        let writer = locked(&self.writer);
+        let mut sum: u128 = 0;
+        for (key, item) in writer.tree.range(&[], Some(&[CLASS_SESSION + 1]), usize::MAX)? {
+            let row = Row::decode(&key, &item)?;
+            let value = writer.tree.value(&key, &row)?;
+            assert_eq!(row, Row::of(row.origin, &value), "the row names the value that is there");
+            sum = sum.wrapping_add(row.hash(&key));
+        }
+        Ok(sum)
+    }
+}
+
+/// Loads the rows of a snapshot into an empty tree; the session table that they hold.
+async fn load(tree: &Tree, reader: &mut SnapshotReader, head: &StateHead) -> io::Result<Sessions> {
+    let mut sessions = Sessions::default();
+    let (mut rows, mut rows_hash): (u64, u128) = (0, 0);
+    while let Some(row) = reader.next_row()? {
+        let stored = Row::of(Origin { index: row.index, n: row.n }, &row.value);
+        if let (Content::Pieces { .. }, Some(set)) = (&stored.content, stored.pieces()) {
+            tree.write_pieces(set, &row.value)?;
+        }
+        tree.insert(&row.key, &stored.encode(&row.key))?;
+        if row.key[0] == CLASS_SESSION {
+            sessions.load_row(&row.key[1..], &row.value).map_err(|what| damaged(&row.key, what))?;
+        }
+        rows_hash = rows_hash.wrapping_add(stored.hash(&row.key));
+        rows += 1;
+        if rows.is_multiple_of(ROWS_PER_TURN) {
+            breathe().await;
+        }
+    }
+    if rows_hash != head.rows_hash {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the snapshot's rows are not those that its head hashed",
+        ));
+    }
+    Ok(sessions)
+}
+
+/// A state may only be replaced by a later one of the same cluster.
+fn check_successor(current: &StateHead, next: &StateHead) -> io::Result<()> {
+    if current.last_applied > next.last_applied {
+        return Err(io::Error::other("the snapshot lies before what was applied"));
+    }
+    if current.cluster.is_some() && current.cluster != next.cluster {
+        return Err(io::Error::other("the snapshot belongs to another cluster"));
+    }
+    Ok(())
+}
+
+/// `meta/sm_generation` = generation u64 | crc32c u32 of it: the tree `sm.<generation>` is the state. Generation 0
+/// before the first snapshot was installed.
+fn read_generation(disk: &Disk) -> io::Result<u64> {
+    let Some(item) = disk.store.get(META_TREE, META_GENERATION)? else { return Ok(0) };
+    let damaged = || damaged(META_GENERATION, "checksum");
+    let (generation, crc) = item.split_first_chunk().ok_or_else(damaged)?;
+    if crc != crc32c::crc32c(generation).to_be_bytes() {
+        return Err(damaged());
+    }
+    Ok(u64::from_be_bytes(*generation))
+}
+
+fn write_generation(disk: &Disk, generation: u64) -> io::Result<()> {
+    let generation = generation.to_be_bytes();
+    let item = [generation.as_slice(), &crc32c::crc32c(&generation).to_be_bytes()].concat();
+    disk.store.insert(META_TREE, META_GENERATION, &item)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic under a lock stops whoever applies; readers go on with what they see.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const META_TREE: &str = "meta";
+const META_GENERATION: &[u8] = b"sm_generation";

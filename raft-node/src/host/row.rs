@@ -1,0 +1,394 @@
+//! Rows on the disk: one tree per generation of the state, its classes of keys, and the layout of its items.
+//!
+//! ```text
+//! 0x00 | the machine's key                        row
+//! 0x01 | session id u64 [| sequence u64]          row (value: session.rs)
+//! 0x02 [...]                                      redo record (redo.rs)
+//! 0x03 | log index u64 | n u32 | piece u32        crc32c u32 of key and bytes | bytes: a piece of a large value
+//!
+//! row item: version u8 = 1 | kind u8 | crc32c u32 of key, kind and all that follows | log index u64 | n u32
+//!           then, kind 0: the value            kind 1: length u32 | hash of the value u128; it lies in pieces
+//! ```
+//! Numbers are big-endian. (log index, n) says which write made the row: the n-th change of that entry. It names the
+//! pieces too, so they always have new keys. No item is larger than a few bytes more than [`PIECE_SIZE_MAX`] and its
+//! key, whatever the size of the value: the store's leaves stay small.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::hash::{self, Hasher};
+use crate::disk::Store;
+use crate::machine::ROW_VALUE_SIZE_MAX;
+
+/// The machine's rows.
+pub(super) const CLASS_USER: u8 = 0x00;
+/// Sessions and records.
+pub(super) const CLASS_SESSION: u8 = 0x01;
+/// The redo record.
+pub(super) const CLASS_REDO: u8 = 0x02;
+/// Pieces of large values.
+pub(super) const CLASS_PIECE: u8 = 0x03;
+/// The most bytes of a value in one item of the store; larger values lie in pieces of this size.
+pub(super) const PIECE_SIZE_MAX: usize = 4096;
+
+const VERSION: u8 = 1;
+const KIND_INLINE: u8 = 0;
+const KIND_PIECES: u8 = 1;
+/// Rows that one call of the store is asked for.
+const BATCH_ROWS: usize = 128;
+
+/// A row as its item holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) origin: Origin,
+    pub(super) content: Content,
+}
+
+/// Which write made a row: the n-th change of a log entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Origin {
+    pub(super) index: u64,
+    pub(super) n: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Inline(Bytes),
+    Pieces { length: u32, hash: u128 },
+}
+
+impl Row {
+    /// The row of a value: inline if it fits into an item. The pieces of a larger one must be written apart.
+    pub(super) fn of(origin: Origin, value: &Bytes) -> Self {
+        let content = if value.len() <= PIECE_SIZE_MAX {
+            Content::Inline(value.clone())
+        } else {
+            // ROW_VALUE_SIZE_MAX was checked where the value came in.
+            Content::Pieces { length: value.len() as u32, hash: hash::hash(value) }
+        };
+        Self { origin, content }
+    }
+
+    pub(super) fn encode(&self, key: &[u8]) -> Bytes {
+        let mut item = BytesMut::with_capacity(18 + PIECE_SIZE_MAX.min(self.length()) + 20);
+        item.put_u8(VERSION);
+        item.put_u8(KIND_INLINE);
+        item.put_u32(0);
+        item.put_u64(self.origin.index);
+        item.put_u32(self.origin.n);
+        match &self.content {
+            Content::Inline(value) => item.put_slice(value),
+            Content::Pieces { length, hash } => {
+                item[1] = KIND_PIECES;
+                item.put_u32(*length);
+                item.put_u128(*hash);
+            }
+        }
+        let crc = item_crc(key, &item);
+        item[2..6].copy_from_slice(&crc.to_be_bytes());
+        item.freeze()
+    }
+
+    /// Reads an item; `InvalidData` that names the key if it is damaged.
+    pub(super) fn decode(key: &[u8], item: &Bytes) -> io::Result<Self> {
+        let damaged = |what: &str| damaged(key, what);
+        if item.len() < 18 {
+            return Err(damaged("item too short"));
+        }
+        if item[0] != VERSION {
+            return Err(damaged("unknown version"));
+        }
+        let mut rest = item.slice(2..);
+        if rest.get_u32() != item_crc(key, item) {
+            return Err(damaged("checksum"));
+        }
+        let origin = Origin { index: rest.get_u64(), n: rest.get_u32() };
+        let content = match item[1] {
+            KIND_INLINE => Content::Inline(rest),
+            KIND_PIECES if rest.len() == 20 => {
+                Content::Pieces { length: rest.get_u32(), hash: rest.get_u128() }
+            }
+            _ => return Err(damaged("unknown kind")),
+        };
+        Ok(Self { origin, content })
+    }
+
+    /// What the state hash adds for this row.
+    pub(super) fn hash(&self, key: &[u8]) -> u128 {
+        let mut hasher = Hasher::new();
+        hasher.write(&(key.len() as u64).to_be_bytes());
+        hasher.write(key);
+        hasher.write(&self.origin.index.to_be_bytes());
+        hasher.write(&self.origin.n.to_be_bytes());
+        match &self.content {
+            Content::Inline(value) => {
+                hasher.write(&[KIND_INLINE]);
+                hasher.write(value);
+            }
+            Content::Pieces { length, hash } => {
+                hasher.write(&[KIND_PIECES]);
+                hasher.write(&length.to_be_bytes());
+                hasher.write(&hash.to_be_bytes());
+            }
+        }
+        hasher.finish()
+    }
+
+    /// The pieces of the value, if it lies in any.
+    pub(super) fn pieces(&self) -> Option<PieceSet> {
+        match self.content {
+            Content::Inline(_) => None,
+            Content::Pieces { length, .. } => Some(PieceSet { origin: self.origin, length }),
+        }
+    }
+
+    fn length(&self) -> usize {
+        match &self.content {
+            Content::Inline(value) => value.len(),
+            Content::Pieces { length, .. } => *length as usize,
+        }
+    }
+}
+
+/// The checksum of a row item: the key, the kind, and everything behind the checksum itself.
+fn item_crc(key: &[u8], item: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key), &item[1..2]);
+    crc32c::crc32c_append(crc, &item[6..])
+}
+
+/// The pieces of one large value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PieceSet {
+    pub(super) origin: Origin,
+    /// The length of the value in bytes.
+    pub(super) length: u32,
+}
+
+impl PieceSet {
+    fn key(self, piece: u32) -> [u8; 17] {
+        let mut key = [CLASS_PIECE; 17];
+        key[1..9].copy_from_slice(&self.origin.index.to_be_bytes());
+        key[9..13].copy_from_slice(&self.origin.n.to_be_bytes());
+        key[13..].copy_from_slice(&piece.to_be_bytes());
+        key
+    }
+
+    fn count(self) -> u32 {
+        self.length.div_ceil(PIECE_SIZE_MAX as u32)
+    }
+}
+
+/// One generation of the state in the store.
+#[derive(Clone)]
+pub(super) struct Tree {
+    store: Arc<dyn Store>,
+    name: Arc<str>,
+    pub(super) generation: u64,
+}
+
+impl Tree {
+    pub(super) fn new(store: Arc<dyn Store>, generation: u64) -> Self {
+        Self { store, name: format!("{TREE_PREFIX}{generation}").into(), generation }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        self.store.get(&self.name, key)
+    }
+
+    pub(super) fn insert(&self, key: &[u8], item: &[u8]) -> io::Result<()> {
+        self.store.insert(&self.name, key, item)
+    }
+
+    pub(super) fn remove(&self, key: &[u8]) -> io::Result<()> {
+        self.store.remove(&self.name, key)
+    }
+
+    pub(super) fn range(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> io::Result<Vec<(Bytes, Bytes)>> {
+        self.store.range(&self.name, from, to, limit)
+    }
+
+    /// The value of a row.
+    pub(super) fn value(&self, key: &[u8], row: &Row) -> io::Result<Bytes> {
+        match &row.content {
+            Content::Inline(value) => Ok(value.clone()),
+            Content::Pieces { length, .. } => {
+                self.read_pieces(key, PieceSet { origin: row.origin, length: *length })
+            }
+        }
+    }
+
+    /// The value that an item of this tree holds.
+    pub(super) fn item_value(&self, key: &[u8], item: &Bytes) -> io::Result<Bytes> {
+        self.value(key, &Row::decode(key, item)?)
+    }
+
+    /// Writes the pieces of a large value. They count only once a row names them.
+    pub(super) fn write_pieces(&self, set: PieceSet, value: &[u8]) -> io::Result<()> {
+        for (piece, bytes) in (0..).zip(value.chunks(PIECE_SIZE_MAX)) {
+            let key = set.key(piece);
+            let mut item = BytesMut::with_capacity(4 + bytes.len());
+            item.put_u32(crc32c::crc32c_append(crc32c::crc32c(&key), bytes));
+            item.put_slice(bytes);
+            self.insert(&key, &item)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_pieces(&self, set: PieceSet) -> io::Result<()> {
+        (0..set.count()).try_for_each(|piece| self.remove(&set.key(piece)))
+    }
+
+    /// Removes the pieces that entries after `last_applied` wrote: no row names them.
+    pub(super) fn remove_pieces_after(&self, last_applied: Option<u64>) -> io::Result<()> {
+        let mut from = vec![CLASS_PIECE];
+        if let Some(index) = last_applied {
+            from.extend(index.saturating_add(1).to_be_bytes());
+        }
+        loop {
+            let found = self.range(&from, Some(&[CLASS_PIECE + 1]), BATCH_ROWS)?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            for (key, _) in found {
+                self.remove(&key)?;
+            }
+        }
+    }
+
+    fn read_pieces(&self, row_key: &[u8], set: PieceSet) -> io::Result<Bytes> {
+        if set.length as usize > ROW_VALUE_SIZE_MAX {
+            return Err(damaged(row_key, "value too long"));
+        }
+        let mut value = BytesMut::with_capacity(set.length as usize);
+        for piece in 0..set.count() {
+            let key = set.key(piece);
+            let item = self.get(&key)?.ok_or_else(|| damaged(row_key, "a piece is missing"))?;
+            let Some((crc, bytes)) = item.split_first_chunk() else {
+                return Err(damaged(row_key, "a piece is too short"));
+            };
+            if u32::from_be_bytes(*crc) != crc32c::crc32c_append(crc32c::crc32c(&key), bytes) {
+                return Err(damaged(row_key, "checksum of a piece"));
+            }
+            value.extend_from_slice(bytes);
+        }
+        if value.len() != set.length as usize {
+            return Err(damaged(row_key, "length of the pieces"));
+        }
+        Ok(value.freeze())
+    }
+
+    /// Up to `limit` rows of this tree with `layer` laid over it: a key in `layer` counts as `present` says, whatever
+    /// the tree holds. Ascending.
+    pub(super) fn layered<T>(
+        &self,
+        layer: &BTreeMap<Bytes, T>,
+        present: impl Fn(&Bytes, &T) -> io::Result<Option<Bytes>>,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> io::Result<Vec<(Bytes, Bytes)>> {
+        let mut found = Vec::new();
+        if from >= to {
+            return Ok(found);
+        }
+        let mut over = layer.range(Bytes::copy_from_slice(from)..Bytes::copy_from_slice(to)).peekable();
+        let mut next = Bytes::copy_from_slice(from);
+        loop {
+            let asked = BATCH_ROWS.min(limit.saturating_add(1));
+            let batch = self.range(&next, Some(to), asked)?;
+            let last = (batch.len() == asked).then(|| batch.last().map(|(key, _)| key.clone())).flatten();
+            for (key, item) in batch {
+                while let Some((over_key, entry)) = over.next_if(|(over_key, _)| **over_key < key) {
+                    if found.len() < limit
+                        && let Some(value) = present(over_key, entry)?
+                    {
+                        found.push((over_key.clone(), value));
+                    }
+                }
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+                if over.peek().is_none_or(|(over_key, _)| **over_key != key) {
+                    let value = self.item_value(&key, &item)?;
+                    found.push((key, value));
+                }
+            }
+            let Some(last) = last else { break };
+            next = successor(&last);
+        }
+        for (over_key, entry) in over {
+            if found.len() >= limit {
+                break;
+            }
+            if let Some(value) = present(over_key, entry)? {
+                found.push((over_key.clone(), value));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// All trees of states begin so; the generation follows.
+pub(super) const TREE_PREFIX: &str = "sm.";
+
+/// The first key after `key`.
+pub(super) fn successor(key: &[u8]) -> Bytes {
+    [key, &[0]].concat().into()
+}
+
+/// The key of the machine's row `key` in the tree.
+pub(super) fn user_key(key: &[u8]) -> Bytes {
+    [&[CLASS_USER], key].concat().into()
+}
+
+/// The error for a damaged row.
+pub(super) fn damaged(key: &[u8], what: &str) -> io::Error {
+    let shown = &key[..key.len().min(64)];
+    io::Error::new(io::ErrorKind::InvalidData, format!("damaged row {}: {what}", shown.escape_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_of_a_row_item_is_seen() {
+        let key = b"\x00key";
+        for value in [Bytes::from_static(b"value"), Bytes::new(), Bytes::from(vec![7; PIECE_SIZE_MAX + 1])] {
+            let row = Row::of(Origin { index: 9, n: 3 }, &value);
+            let item = row.encode(key);
+            assert_eq!(Row::decode(key, &item).unwrap(), row);
+            assert!(Row::decode(b"\x00kez", &item).is_err(), "an item under another key");
+            for bit in 0..item.len() * 8 {
+                let mut broken = item.to_vec();
+                broken[bit / 8] ^= 1 << (bit % 8);
+                let error = Row::decode(key, &broken.into()).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                assert!(error.to_string().contains("\\x00key"), "{error}");
+            }
+            for length in 0..item.len() {
+                assert!(Row::decode(key, &item.slice(..length)).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_item_is_pinned() {
+        let row = Row::of(Origin { index: 1, n: 2 }, &Bytes::from_static(b"v"));
+        let item = row.encode(b"k");
+        assert_eq!(&item[..2], [1, 0]);
+        assert_eq!(&item[6..], b"\0\0\0\0\0\0\0\x01\0\0\0\x02v");
+    }
+}

@@ -1,0 +1,220 @@
+//! A disk in memory that can be cut after any operation, and damaged at any byte.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use rpc_core::runtime::BoxFuture;
+
+use crate::disk::{Disk, Files, Store};
+
+#[derive(Clone, Default)]
+pub(super) struct TestDisk {
+    state: Arc<Mutex<Content>>,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Content {
+    pub(super) trees: BTreeMap<String, BTreeMap<Bytes, Bytes>>,
+    pub(super) files: BTreeMap<String, Vec<u8>>,
+    log: Vec<Operation>,
+    on_insert: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+/// Operations in the one order that a crash keeps a prefix of. (What may happen to files that are not synced is the
+/// simulated disk's to test.)
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    Insert(String, Bytes, Bytes),
+    Remove(String, Bytes),
+    Create(String),
+    Write(String, u64, Bytes),
+    Rename(String, String),
+    RemoveFile(String),
+}
+
+impl TestDisk {
+    pub(super) fn of(content: Content) -> Self {
+        Self { state: Arc::new(Mutex::new(content)) }
+    }
+
+    pub(super) fn handle(&self) -> Disk {
+        Disk { store: Arc::new(self.clone()), files: Arc::new(self.clone()) }
+    }
+
+    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `probe` after every insert from now on.
+    pub(super) fn on_insert(&self, probe: impl Fn() + Send + Sync + 'static) {
+        self.content().on_insert = Some(Arc::new(probe));
+    }
+
+    /// What a crash after each number of operations since `start` leaves, from none to all.
+    pub(super) fn prefixes_since(&self, start: &Content) -> Vec<Content> {
+        let mut content = start.clone();
+        let first = content.log.len();
+        content.log.clear();
+        content.on_insert = None;
+        let mut prefixes = vec![content.clone()];
+        for operation in &self.content().log[first..] {
+            content.perform(operation);
+            prefixes.push(content.clone());
+        }
+        prefixes
+    }
+
+    fn perform(&self, operation: Operation) {
+        let mut content = self.content();
+        content.perform(&operation);
+        content.log.push(operation);
+    }
+}
+
+impl Content {
+    /// The trees of states, and the pieces of large values in them.
+    pub(super) fn piece_keys(&self) -> Vec<Bytes> {
+        let states = self.trees.iter().filter(|(name, _)| name.starts_with("sm."));
+        states.flat_map(|(_, tree)| tree.keys().filter(|key| key[0] == 3).cloned()).collect()
+    }
+
+    fn perform(&mut self, operation: &Operation) {
+        match operation.clone() {
+            Operation::Insert(tree, key, value) => {
+                self.trees.entry(tree).or_default().insert(key, value);
+            }
+            Operation::Remove(tree, key) => {
+                let rows = self.trees.entry(tree.clone()).or_default();
+                rows.remove(&key);
+                if rows.is_empty() {
+                    self.trees.remove(&tree);
+                }
+            }
+            Operation::Create(name) => {
+                self.files.insert(name, Vec::new());
+            }
+            Operation::Write(name, offset, bytes) => {
+                let file = self.files.entry(name).or_default();
+                let (start, end) = (offset as usize, offset as usize + bytes.len());
+                file.resize(file.len().max(end), 0);
+                file[start..end].copy_from_slice(&bytes);
+            }
+            Operation::Rename(from, to) => {
+                let file = self.files.remove(&from).unwrap_or_default();
+                self.files.insert(to, file);
+            }
+            Operation::RemoveFile(name) => {
+                self.files.remove(&name);
+            }
+        }
+    }
+
+    fn file(&self, name: &str) -> io::Result<&Vec<u8>> {
+        self.files.get(name).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no file {name}")))
+    }
+}
+
+impl Store for TestDisk {
+    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        assert!(value.len() <= 4096 + 64, "no item is larger than a piece: {}", value.len());
+        self.perform(Operation::Insert(tree.to_owned(), key, value));
+        let probe = self.content().on_insert.clone();
+        if let Some(probe) = probe {
+            probe();
+        }
+        Ok(())
+    }
+
+    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
+        self.perform(Operation::Remove(tree.to_owned(), Bytes::copy_from_slice(key)));
+        Ok(())
+    }
+
+    fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>> {
+        Ok(self.content().trees.get(tree).and_then(|rows| rows.get(key)).cloned())
+    }
+
+    fn range(
+        &self,
+        tree: &str,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> io::Result<Vec<(Bytes, Bytes)>> {
+        let content = self.content();
+        let Some(rows) = content.trees.get(tree) else { return Ok(Vec::new()) };
+        let rows = rows.range(Bytes::copy_from_slice(from)..);
+        let rows = rows.take_while(|(key, _)| to.is_none_or(|to| key.as_ref() < to)).take(limit);
+        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>> {
+        let content = self.content();
+        let last = content.trees.get(tree).and_then(|rows| rows.last_key_value());
+        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
+    }
+
+    fn trees(&self) -> io::Result<Vec<String>> {
+        Ok(self.content().trees.keys().cloned().collect())
+    }
+
+    fn drop_tree(&self, tree: &str) -> io::Result<()> {
+        let keys: Vec<Bytes> =
+            self.content().trees.get(tree).map(|rows| rows.keys().cloned().collect()).unwrap_or_default();
+        keys.into_iter().try_for_each(|key| Store::remove(self, tree, &key))
+    }
+
+    fn sync(&self) -> BoxFuture<io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Files for TestDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.content().files.keys().cloned().collect())
+    }
+
+    fn size(&self, name: &str) -> io::Result<u64> {
+        Ok(self.content().file(name)?.len() as u64)
+    }
+
+    fn read(&self, name: &str, offset: u64, length: usize) -> io::Result<Bytes> {
+        let content = self.content();
+        let file = content.file(name)?;
+        let start = (offset as usize).min(file.len());
+        let end = (start + length).min(file.len());
+        Ok(Bytes::copy_from_slice(&file[start..end]))
+    }
+
+    fn create(&self, name: &str) -> io::Result<()> {
+        self.perform(Operation::Create(name.to_owned()));
+        Ok(())
+    }
+
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.perform(Operation::Write(name.to_owned(), offset, Bytes::copy_from_slice(bytes)));
+        Ok(())
+    }
+
+    fn sync(&self, _name: &str) -> BoxFuture<io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.content().file(from)?;
+        self.perform(Operation::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.perform(Operation::RemoveFile(name.to_owned()));
+        Ok(())
+    }
+
+    fn sync_directory(&self) -> BoxFuture<io::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
