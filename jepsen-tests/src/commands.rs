@@ -4,19 +4,24 @@ pub(crate) mod verdict;
 
 use std::process::ExitCode;
 
-/// How a command ends. The numbers are API (docs/TESTING.md).
+/// How a command ends, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Exit {
     /// All is well.
-    Linearizable = 0,
+    Linearizable,
     /// No verdict: undecided, unreadable, or nowhere to print it.
-    Inconclusive = 10,
-    /// A violation was found: it outweighs what is inconclusive beside it.
-    Violation = 9,
+    Inconclusive,
+    /// A violation was found.
+    Violation,
 }
 
 impl From<Exit> for ExitCode {
+    /// The numbers are API (docs/TESTING.md).
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(match exit {
+            Exit::Linearizable => 0,
+            Exit::Violation => 9,
+            Exit::Inconclusive => 10,
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use jepsen_tests::checker::{self, Judgement, Verdict};
-use jepsen_tests::history;
+use jepsen_tests::history::{self, History};
 use serde::Serialize;
 
 use super::Exit;
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Exit {
     let mut exit = Exit::Linearizable;
     for path in &args.files {
         let report = Report::of(path, args.steps_max);
-        exit = exit.max(report.exit());
+        exit = exit.max(report.exit);
         let printed = match args.output {
             Output::Text => report.print(&mut stdout),
             Output::Json => report.print_json(&mut stdout),
@@ -57,6 +57,8 @@ pub(crate) fn run(args: &Args) -> Exit {
 /// What is said about one file; as JSON, a documented schema (docs/TESTING.md).
 #[derive(Debug, Serialize)]
 struct Report {
+    #[serde(skip)]
+    exit: Exit,
     file: String,
     /// linearizable, violation, undecided or unreadable.
     verdict: &'static str,
@@ -86,11 +88,9 @@ impl Report {
             Err(error) => Err(error.to_string()),
         };
         match history {
-            Ok(history) => {
-                let judgement = checker::judge(&history, steps_max);
-                Self { file, ..Self::judged(&history, &judgement) }
-            }
+            Ok(history) => Self::judged(file, &history, &checker::judge(&history, steps_max)),
             Err(reason) => Self {
+                exit: Exit::Inconclusive,
                 file,
                 verdict: "unreadable",
                 operations: None,
@@ -103,51 +103,41 @@ impl Report {
         }
     }
 
-    fn judged(history: &history::History, judgement: &Judgement) -> Self {
+    fn judged(file: String, history: &History, judgement: &Judgement) -> Self {
         let verdict = judgement.verdict();
-        let unknown = history.operations.iter().filter(|operation| operation.ended().is_none());
+        let (exit, key, reason) = match verdict {
+            Verdict::Linearizable { .. } => (Exit::Linearizable, None, None),
+            Verdict::Violation(violation) => {
+                (Exit::Violation, Some(violation.key.clone()), Some(violation.to_string()))
+            }
+            Verdict::Undecided { why } => (Exit::Inconclusive, None, Some(why.clone())),
+        };
         Self {
-            file: String::new(),
+            exit,
+            file,
             verdict: verdict.word(),
             operations: Some(history.operations.len()),
-            unknown: Some(unknown.count()),
+            unknown: Some(history.operations.iter().filter(|operation| operation.ended().is_none()).count()),
             search: Some(judgement.linearizability.word()),
             revisions: judgement.witness.as_ref().map(Verdict::word),
-            key: match verdict {
-                Verdict::Violation(violation) => Some(violation.key.clone()),
-                Verdict::Linearizable { .. } | Verdict::Undecided { .. } => None,
-            },
-            reason: match verdict {
-                Verdict::Linearizable { .. } => None,
-                Verdict::Violation(violation) => Some(violation.to_string()),
-                Verdict::Undecided { why } => Some(why.clone()),
-            },
-        }
-    }
-
-    fn exit(&self) -> Exit {
-        match self.verdict {
-            "linearizable" => Exit::Linearizable,
-            "violation" => Exit::Violation,
-            _ => Exit::Inconclusive,
+            key,
+            reason,
         }
     }
 
     fn print(&self, output: &mut impl Write) -> io::Result<()> {
         write!(output, "{:<12}  {}", self.verdict, self.file)?;
-        if let (Some(operations), Some(unknown), Some(search)) = (self.operations, self.unknown, self.search)
-        {
-            write!(output, "  {operations} operations, {unknown} unknown; search: {search}")?;
-            if let Some(revisions) = self.revisions {
-                write!(output, ", revisions: {revisions}")?;
-            }
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let (Some(operations), Some(unknown), Some(search)) = (self.operations, self.unknown, self.search)
+        else {
+            return writeln!(output, ": {reason}");
+        };
+        write!(output, "  {operations} operations, {unknown} unknown; search: {search}")?;
+        if let Some(revisions) = self.revisions {
+            write!(output, ", revisions: {revisions}")?;
         }
-        if self.verdict == "unreadable" {
-            write!(output, ": {}", self.reason.as_deref().unwrap_or_default())?;
-        } else if let Some(reason) = &self.reason {
-            for line in reason.lines() {
-                write!(output, "\n    {line}")?;
-            }
+        for line in reason.lines() {
+            write!(output, "\n    {line}")?;
         }
         writeln!(output)
     }

@@ -1,0 +1,8 @@
+//! The checkers from outside: against histories with known verdicts, against a simulated register and an oracle
+//! that is too simple to be wrong, and through the command line.
+
+mod agreement;
+mod command;
+mod known_verdicts;
+mod oracle;
+mod simulated_register;
