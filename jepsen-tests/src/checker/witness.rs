@@ -90,11 +90,7 @@ impl<'a> Revisions<'a> {
                 (Outcome::Fail | Outcome::Info, _) => {}
             }
         }
-        placed.sort_by_key(|placed| {
-            // Within a revision: its write, then what saw one value, then what saw that it was not one.
-            let mismatch = matches!(placed.operation.action, Action::Cas { outcome: Outcome::Ok(false), .. });
-            (placed.rev, !placed.writes(), mismatch)
-        });
+        placed.sort_by_key(|placed| (placed.rev, !placed.writes()));
         Ok(Self { placed, unplaced })
     }
 

@@ -169,6 +169,16 @@ fn reads_of_one_revision_see_one_value() {
 }
 
 #[test]
+fn unknown_write_comes_before_all_of_a_revision() {
+    let both = "0 k put q info 0..
+         1 k put e 1..2 @1
+         2 k cas a b mismatch 3..4 @2
+         3 k get q 3..4 @2";
+    accepts(both);
+    only_revisions_are_wrong(&both.replace("cas a b mismatch", "get e"));
+}
+
+#[test]
 fn failed_write_is_never_seen() {
     rejects(
         "0 k put a fail 0..1
