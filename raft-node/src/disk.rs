@@ -3,6 +3,7 @@
 //! It lies low on purpose: all house logic above it (redo record, pieces, checksums, purge order, generation switch,
 //! snapshot files, identity) is one code for the real disk and the simulated one. The adapters below it are thin.
 
+pub mod real;
 pub mod sim;
 
 use std::io;
@@ -96,3 +97,6 @@ pub trait Files: Send + Sync + 'static {
 /// The largest value that is put into a [`Store`], in bytes; what is larger goes in pieces under keys of their own. sled
 /// moves a leaf (up to about 20 items) that exceeds a quarter of its segment into a file that it never syncs.
 pub const PIECE_SIZE_MAX: usize = 4 * 1024;
+
+#[cfg(test)]
+mod tests;

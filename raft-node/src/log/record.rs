@@ -15,7 +15,7 @@ use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::alias::EntryOf;
-use openraft::entry::{RaftEntry, RaftPayload};
+use openraft::entry::RaftEntry;
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{EntryPayload, LogId};
 use rpc_core::rpc::codec;

@@ -1,0 +1,388 @@
+//! The real disk: sled for the store, a plain directory for the files.
+//!
+//! Four house rules make sled 0.34.7 trustworthy; each is backed by a failure that was reproduced (docs/STORAGE.md):
+//! 1. never `apply_batch` or `transaction` (clippy refuses them): they take a process-wide lock, stall and leak;
+//! 2. never trust `flush` alone: on Linux it does not sync. Flush, then fdatasync on a descriptor of our own;
+//! 3. never let a leaf outgrow a quarter of its segment: sled would move it into a file that it never syncs;
+//! 4. clean and check before opening: a left-over temporary snapshot bricks the database, damage makes it panic.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the driver of the disk: opening needs a thread to fail in"
+)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::FileExt;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use rpc_core::runtime::BoxFuture;
+
+use super::{Disk, Files, PIECE_SIZE_MAX, Store};
+use crate::machine::ROW_KEY_SIZE_MAX;
+
+/// Bytes of one segment of sled's log. A leaf or index node above a quarter of it would leave the log (rule 3). 8 MiB
+/// because an index node holds up to 256 separator keys, and keys may have 4 KiB.
+const SEGMENT_SIZE: usize = 8 * 1024 * 1024;
+/// Items of a leaf before sled splits it, and a few more that a merge may add.
+const LEAF_COUNT_MAX: usize = 24;
+/// Separators of an index node before sled splits it.
+const INDEX_COUNT_MAX: usize = 260;
+/// What a tree name and a class byte add to a key, generously.
+const KEY_OVERHEAD: usize = 64;
+const _: () = assert!(LEAF_COUNT_MAX * (PIECE_SIZE_MAX + ROW_KEY_SIZE_MAX + KEY_OVERHEAD) < SEGMENT_SIZE / 4);
+const _: () = assert!(INDEX_COUNT_MAX * (ROW_KEY_SIZE_MAX + KEY_OVERHEAD) < SEGMENT_SIZE / 4);
+/// Bytes of pages that sled may keep in memory.
+const CACHE_SIZE: u64 = 64 * 1024 * 1024;
+/// What must be free on the file system beside a copy of the newest snapshot of sled's own, in bytes.
+const SPACE_MIN: u64 = 64 * 1024 * 1024;
+
+/// Opens the data folder `folder`; makes it if it is not there.
+///
+/// # Errors
+/// See [`OpenError`]; nothing was changed but what an earlier crash had left behind.
+pub fn open(folder: &Path) -> Result<Disk, OpenError> {
+    let unusable = |error: io::Error| OpenError::Unusable { folder: folder.to_owned(), error };
+    fs::create_dir_all(folder).map_err(unusable)?;
+    let lock = lock(folder)?;
+    let sled = folder.join("sled");
+    fs::create_dir_all(&sled).map_err(unusable)?;
+    clean(&sled).map_err(unusable)?;
+    check_space(&sled)?;
+    let db = open_sled(&sled)?;
+    let sync = File::open(sled.join("db")).map_err(unusable)?;
+    let files = folder.join("files");
+    fs::create_dir_all(&files).map_err(unusable)?;
+    // sled never syncs a directory: without this, all of it could be gone after a power cut.
+    sync_new(&[&sled.join("db"), &sled.join("conf"), &sled, &files, folder]).map_err(unusable)?;
+    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        sync_new(&[parent]).map_err(unusable)?;
+    }
+    let store = SledStore(Arc::new(Inner {
+        db,
+        trees: Mutex::new(BTreeMap::new()),
+        sync,
+        blobs: sled.join("blobs"),
+        poison: OnceLock::new(),
+        _lock: lock,
+    }));
+    Ok(Disk { store: Arc::new(store), files: Arc::new(Directory { folder: files }) })
+}
+
+/// Why a data folder was not opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// It cannot be read and written.
+    Unusable {
+        /// The folder.
+        folder: PathBuf,
+        /// What failed.
+        error: io::Error,
+    },
+    /// Another process has it open.
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Too little space is free to open it safely.
+    NoSpace {
+        /// The folder.
+        folder: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that are needed.
+        needed: u64,
+    },
+    /// The database in it is damaged.
+    Damaged {
+        /// The folder.
+        folder: PathBuf,
+        /// What was found.
+        what: String,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable { folder, error } => write!(f, "data folder {}: {error}", folder.display()),
+            Self::InUse { folder } => write!(f, "data folder {}: another process uses it", folder.display()),
+            Self::NoSpace { folder, free, needed } => {
+                write!(f, "data folder {}: {free} bytes are free, {needed} are needed", folder.display())
+            }
+            Self::Damaged { folder, what } => {
+                write!(f, "data folder {} is damaged: {what}", folder.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let unusable = |error| OpenError::Unusable { folder: folder.to_owned(), error };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("LOCK"))
+        .map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { folder: folder.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+/// Removes half-written snapshots of sled's own. They sort last and would be taken for the newest; the snapshot before
+/// is still there, because it is removed only after the rename.
+fn clean(sled: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(sled)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opening writes a snapshot; on a full disk it fails and leaves the file that bricks the next start.
+fn check_space(sled: &Path) -> Result<(), OpenError> {
+    let unusable = |error: io::Error| OpenError::Unusable { folder: sled.to_owned(), error };
+    let mut snapshot_size = 0;
+    for entry in fs::read_dir(sled).map_err(unusable)? {
+        let entry = entry.map_err(unusable)?;
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            snapshot_size = snapshot_size.max(entry.metadata().map_err(unusable)?.len());
+        }
+    }
+    let space = rustix::fs::statvfs(sled).map_err(|error| unusable(error.into()))?;
+    let (free, needed) = (space.f_bavail.saturating_mul(space.f_frsize), snapshot_size + SPACE_MIN);
+    if free < needed {
+        return Err(OpenError::NoSpace { folder: sled.to_owned(), free, needed });
+    }
+    Ok(())
+}
+
+/// Opens sled on a thread of its own: damaged data makes it panic.
+fn open_sled(sled: &Path) -> Result<sled::Db, OpenError> {
+    let config = sled::Config::new()
+        .path(sled)
+        .cache_capacity(CACHE_SIZE)
+        .segment_size(SEGMENT_SIZE)
+        .use_compression(false)
+        // Keeps sled's own collection of garbage running; durability does not depend on it.
+        .flush_every_ms(Some(500));
+    let opened =
+        std::thread::spawn(move || std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))).join();
+    let damaged = |what: String| OpenError::Damaged { folder: sled.to_owned(), what };
+    match opened {
+        Ok(Ok(Ok(db))) => Ok(db),
+        Ok(Ok(Err(sled::Error::Io(error)))) => Err(OpenError::Unusable { folder: sled.to_owned(), error }),
+        Ok(Ok(Err(error))) => Err(damaged(error.to_string())),
+        Ok(Err(_)) | Err(_) => Err(damaged("the database could not be read (sled panicked)".to_owned())),
+    }
+}
+
+fn sync_new(paths: &[&Path]) -> io::Result<()> {
+    paths.iter().try_for_each(|path| File::open(path)?.sync_all())
+}
+
+/// Shared with the futures of its syncs.
+struct SledStore(Arc<Inner>);
+
+struct Inner {
+    db: sled::Db,
+    trees: Mutex<BTreeMap<String, sled::Tree>>,
+    /// A descriptor of the database file for fdatasync, which works per file, not per descriptor.
+    sync: File,
+    blobs: PathBuf,
+    /// The first error; every later call fails with it.
+    poison: OnceLock<String>,
+    /// Held as long as the store.
+    _lock: File,
+}
+
+impl Inner {
+    fn tree(&self, name: &str) -> io::Result<sled::Tree> {
+        self.check()?;
+        let mut trees = self.trees();
+        if let Some(tree) = trees.get(name) {
+            return Ok(tree.clone());
+        }
+        let tree = self.db.open_tree(name).map_err(|error| self.fail(error))?;
+        trees.insert(name.to_owned(), tree.clone());
+        Ok(tree)
+    }
+
+    fn trees(&self) -> MutexGuard<'_, BTreeMap<String, sled::Tree>> {
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.poison.get() {
+            Some(reason) => Err(io::Error::other(format!("the store failed before: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn fail(&self, error: impl fmt::Display) -> io::Error {
+        let reason = self.poison.get_or_init(|| error.to_string());
+        io::Error::other(reason.clone())
+    }
+
+    /// Rule 2, and rule 3's net: should a blob exist all the same, it is synced too.
+    fn sync_now(&self) -> io::Result<()> {
+        self.check()?;
+        self.db.flush().map_err(|error| self.fail(error))?;
+        self.sync.sync_data().map_err(|error| self.fail(error))?;
+        let Ok(mut blobs) = fs::read_dir(&self.blobs) else { return Ok(()) };
+        if let Some(blob) = blobs.next() {
+            tracing::error!(folder = %self.blobs.display(), "items outgrew their segment");
+            let synced =
+                std::iter::once(blob).chain(blobs).try_for_each(|blob| File::open(blob?.path())?.sync_all());
+            synced.and_then(|()| File::open(&self.blobs)?.sync_all()).map_err(|error| self.fail(error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Store for SledStore {
+    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.0.tree(tree)?.insert(key, value).map_err(|error| self.0.fail(error))?;
+        Ok(())
+    }
+
+    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
+        self.0.tree(tree)?.remove(key).map_err(|error| self.0.fail(error))?;
+        Ok(())
+    }
+
+    fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>> {
+        let value = self.0.tree(tree)?.get(key).map_err(|error| self.0.fail(error))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn range(
+        &self,
+        tree: &str,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> io::Result<Vec<(Bytes, Bytes)>> {
+        if to.is_some_and(|to| to <= from) {
+            return Ok(Vec::new());
+        }
+        let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
+        let pairs = self.0.tree(tree)?.range::<&[u8], _>(bounds).take(limit);
+        pairs
+            .map(|pair| {
+                let (key, value) = pair.map_err(|error| self.0.fail(error))?;
+                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+            })
+            .collect()
+    }
+
+    fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>> {
+        let pair = self.0.tree(tree)?.last().map_err(|error| self.0.fail(error))?;
+        Ok(pair.map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))))
+    }
+
+    fn trees(&self) -> io::Result<Vec<String>> {
+        self.0.check()?;
+        let mut names = Vec::new();
+        for name in self.0.db.tree_names() {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            // sled's own default tree is always there, and empty.
+            if !self.0.tree(&name)?.is_empty() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn drop_tree(&self, tree: &str) -> io::Result<()> {
+        self.0.check()?;
+        self.0.trees().remove(tree);
+        self.0.db.drop_tree(tree).map_err(|error| self.0.fail(error))?;
+        Ok(())
+    }
+
+    fn sync(&self) -> BoxFuture<io::Result<()>> {
+        let store = Arc::clone(&self.0);
+        // Only the writer polls this, on a thread of its own: blocking it is what that thread is for.
+        Box::pin(async move { store.sync_now() })
+    }
+}
+
+struct Directory {
+    folder: PathBuf,
+}
+
+impl Directory {
+    fn path(&self, name: &str) -> io::Result<PathBuf> {
+        if name.is_empty() || name.contains(['/', '\\']) || name == "." || name == ".." {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{name}` is no file name")));
+        }
+        Ok(self.folder.join(name))
+    }
+}
+
+impl Files for Directory {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names =
+            fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names: Vec<String> = names.collect::<io::Result<_>>()?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn size(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path(name)?)?.len())
+    }
+
+    fn read(&self, name: &str, offset: u64, length: usize) -> io::Result<Bytes> {
+        let file = File::open(self.path(name)?)?;
+        let rest = file.metadata()?.len().saturating_sub(offset);
+        let mut bytes = vec![0; length.min(usize::try_from(rest).unwrap_or(usize::MAX))];
+        file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes.into())
+    }
+
+    fn create(&self, name: &str) -> io::Result<()> {
+        File::create(self.path(name)?).map(drop)
+    }
+
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.path(name)?)?.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self, name: &str) -> BoxFuture<io::Result<()>> {
+        let path = self.path(name);
+        Box::pin(async move { File::open(path?)?.sync_all() })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from)?, self.path(to)?)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn sync_directory(&self) -> BoxFuture<io::Result<()>> {
+        let folder = self.folder.clone();
+        Box::pin(async move { File::open(folder)?.sync_all() })
+    }
+}
