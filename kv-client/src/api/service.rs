@@ -20,7 +20,8 @@ pub trait Kv: Send + Sync + 'static {
         request: OpenRequest,
     ) -> impl Future<Output = Result<Opened, KvError>> + Send;
 
-    /// Ends a session; one that is not open is no error.
+    /// Ends a session; one that is not open is no error. Lazy: the node answers at once and ends the session in its own
+    /// time, also when the caller is gone by then; a node that cannot leaves it to expire.
     fn close_session(
         &self,
         ctx: Ctx,
