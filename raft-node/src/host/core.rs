@@ -298,6 +298,11 @@ impl Core {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(test)]
+    pub(super) fn files(&self) -> Arc<dyn crate::disk::Files> {
+        Arc::clone(&self.disk.files)
+    }
+
     /// What the state on the disk amounts to, every row read anew.
     #[cfg(test)]
     pub(super) fn recomputed_rows_hash(&self) -> io::Result<u128> {
