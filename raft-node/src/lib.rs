@@ -18,6 +18,8 @@ mod session;
 pub mod snapshot;
 mod state_head;
 pub mod status;
+#[cfg(test)]
+mod suite;
 mod types;
 
 pub use config::NodeConfig;

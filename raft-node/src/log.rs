@@ -63,6 +63,8 @@ struct Log {
     /// The newest entries, without gaps up to `last`, each with the size of its record.
     tail: VecDeque<(EntryOf<TypeConfig>, usize)>,
     tail_size: usize,
+    /// Nothing was ever dropped from the front of the tail.
+    tail_is_all: bool,
 }
 
 /// What the writer is asked for, in the order of the writes that it covers.
@@ -121,8 +123,10 @@ impl LogStore {
             Bound::Excluded(stop) => *stop,
             Bound::Unbounded => u64::MAX,
         };
-        let (mut index, stop) = (start.max(first), stop.min(end));
         let tail_first = end - log.tail.len() as u64;
+        // A log that was never purged begins where its first entry was put.
+        let first = if log.purged.is_none() && log.tail_is_all { tail_first } else { first };
+        let (mut index, stop) = (start.max(first), stop.min(end));
         let (mut entries, mut size) = (Vec::new(), 0);
         while index < stop {
             let (entry, record_size) = match index.checked_sub(tail_first) {
@@ -147,6 +151,7 @@ impl Log {
             vote: decode_meta(store, record::VOTE)?,
             committed: decode_meta(store, record::COMMITTED)?,
             purged: decode_meta(store, record::PURGED)?,
+            tail_is_all: true,
             ..Self::default()
         };
         log.last = log.purged;
@@ -176,6 +181,7 @@ impl Log {
         while self.tail_size > TAIL_SIZE_MAX {
             let Some((_, oldest)) = self.tail.pop_front() else { break };
             self.tail_size -= oldest;
+            self.tail_is_all = false;
         }
     }
 
@@ -343,6 +349,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut log = self.log();
         let keep = last.map_or(0, |last| last.index + 1);
         let end = log.last.map_or(0, |last| last.index + 1);
+        if keep >= end {
+            return Ok(());
+        }
         // From the end backwards: a crash in between leaves a log without a hole.
         for index in (keep..end).rev() {
             record::remove(&*self.shared.disk.store, index)?;
