@@ -16,7 +16,8 @@ use std::io;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::row::{CLASS_REDO, Origin, PIECE_SIZE_MAX, PieceSet, Tree, damaged};
+use super::row::{CLASS_REDO, Origin, PieceSet, Tree, damaged};
+use crate::disk::PIECE_SIZE_MAX;
 use crate::state_head::StateHead;
 
 /// What one round does.
@@ -41,7 +42,7 @@ impl Redo {
         let mut payload = Vec::with_capacity(512);
         ciborium::into_writer(self, &mut payload).map_err(io::Error::other)?;
         let mut body = BytesMut::with_capacity(32);
-        if payload.len() <= PIECE_SIZE_MAX {
+        if payload.len() <= PIECE_SIZE_MAX - HEADER_SIZE {
             body.put_u8(0);
             body.put_slice(&payload);
         } else {
@@ -117,3 +118,5 @@ fn piece_key(slot: u8, piece: u32) -> [u8; 6] {
 }
 
 const VERSION: u8 = 1;
+/// Version, checksum, kind.
+const HEADER_SIZE: usize = 1 + 4 + 1;

@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::row::{CLASS_USER, Origin, PIECE_SIZE_MAX, PieceSet, Row, Tree, user_key};
+use super::row::{CLASS_USER, Origin, PieceSet, Row, Tree, VALUE_PIECE_SIZE, user_key};
 use crate::machine::{ROW_KEY_SIZE_MAX, ROW_VALUE_SIZE_MAX, Rows, RowsRead};
 
 /// The changes of the entries applied so far, laid over the tree.
@@ -52,7 +52,7 @@ impl Round {
     /// Sets or removes a row by its key in the tree.
     pub(super) fn set(&mut self, key: Bytes, after: Option<(Origin, Bytes)>) -> io::Result<()> {
         let value = after.as_ref().map_or(0, |(_, value)| value.len());
-        self.redo_size += key.len() + value.min(PIECE_SIZE_MAX) + ROW_OVERHEAD;
+        self.redo_size += key.len() + value.min(VALUE_PIECE_SIZE) + ROW_OVERHEAD;
         self.value_size += value;
         if let Some(change) = self.changes.get_mut(&key) {
             change.after = after;

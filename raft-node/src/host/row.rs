@@ -10,8 +10,8 @@
 //!           then, kind 0: the value            kind 1: length u32 | hash of the value u128; it lies in pieces
 //! ```
 //! Numbers are big-endian. (log index, n) says which write made the row: the n-th change of that entry. It names the
-//! pieces too, so they always have new keys. No item is larger than a few bytes more than [`PIECE_SIZE_MAX`] and its
-//! key, whatever the size of the value: the store's leaves stay small.
+//! pieces too, so they always have new keys. No item exceeds [`PIECE_SIZE_MAX`], whatever
+//! the size of the value: the store's leaves stay small.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::hash::{self, Hasher};
-use crate::disk::Store;
+use crate::disk::{PIECE_SIZE_MAX, Store};
 use crate::machine::ROW_VALUE_SIZE_MAX;
 
 /// The machine's rows.
@@ -31,14 +31,19 @@ pub(super) const CLASS_SESSION: u8 = 0x01;
 pub(super) const CLASS_REDO: u8 = 0x02;
 /// Pieces of large values.
 pub(super) const CLASS_PIECE: u8 = 0x03;
-/// The most bytes of a value in one item of the store; larger values lie in pieces of this size.
-pub(super) const PIECE_SIZE_MAX: usize = 4096;
+/// The most bytes of a value in one item of the store, which holds a header too; larger values lie in pieces of this
+/// size.
+pub(super) const VALUE_PIECE_SIZE: usize = PIECE_SIZE_MAX - HEADER_SIZE;
 
 const VERSION: u8 = 1;
 const KIND_INLINE: u8 = 0;
 const KIND_PIECES: u8 = 1;
 /// Rows that one call of the store is asked for.
 const BATCH_ROWS: usize = 128;
+/// What a row item holds before its value: version, kind, checksum, log index, n.
+const HEADER_SIZE: usize = 1 + 1 + 4 + 8 + 4;
+/// Behind the header of a row whose value lies in pieces: its length and hash.
+const PIECES_HEAD_SIZE: usize = 4 + 16;
 
 /// A row as its item holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +68,7 @@ pub(super) enum Content {
 impl Row {
     /// The row of a value: inline if it fits into an item. The pieces of a larger one must be written apart.
     pub(super) fn of(origin: Origin, value: &Bytes) -> Self {
-        let content = if value.len() <= PIECE_SIZE_MAX {
+        let content = if value.len() <= VALUE_PIECE_SIZE {
             Content::Inline(value.clone())
         } else {
             // ROW_VALUE_SIZE_MAX was checked where the value came in.
@@ -73,7 +78,8 @@ impl Row {
     }
 
     pub(super) fn encode(&self, key: &[u8]) -> Bytes {
-        let mut item = BytesMut::with_capacity(18 + PIECE_SIZE_MAX.min(self.length()) + 20);
+        let mut item =
+            BytesMut::with_capacity(HEADER_SIZE + PIECES_HEAD_SIZE + VALUE_PIECE_SIZE.min(self.length()));
         item.put_u8(VERSION);
         item.put_u8(KIND_INLINE);
         item.put_u32(0);
@@ -95,7 +101,7 @@ impl Row {
     /// Reads an item; `InvalidData` that names the key if it is damaged.
     pub(super) fn decode(key: &[u8], item: &Bytes) -> io::Result<Self> {
         let damaged = |what: &str| damaged(key, what);
-        if item.len() < 18 {
+        if item.len() < HEADER_SIZE {
             return Err(damaged("item too short"));
         }
         if item[0] != VERSION {
@@ -108,7 +114,7 @@ impl Row {
         let origin = Origin { index: rest.get_u64(), n: rest.get_u32() };
         let content = match item[1] {
             KIND_INLINE => Content::Inline(rest),
-            KIND_PIECES if rest.len() == 20 => {
+            KIND_PIECES if rest.len() == PIECES_HEAD_SIZE => {
                 Content::Pieces { length: rest.get_u32(), hash: rest.get_u128() }
             }
             _ => return Err(damaged("unknown kind")),
@@ -177,7 +183,7 @@ impl PieceSet {
     }
 
     fn count(self) -> u32 {
-        self.length.div_ceil(PIECE_SIZE_MAX as u32)
+        self.length.div_ceil(VALUE_PIECE_SIZE as u32)
     }
 }
 
@@ -236,7 +242,7 @@ impl Tree {
 
     /// Writes the pieces of a large value. They count only once a row names them.
     pub(super) fn write_pieces(&self, set: PieceSet, value: &[u8]) -> io::Result<()> {
-        for (piece, bytes) in (0..).zip(value.chunks(PIECE_SIZE_MAX)) {
+        for (piece, bytes) in (0..).zip(value.chunks(VALUE_PIECE_SIZE)) {
             let key = set.key(piece);
             let mut item = BytesMut::with_capacity(4 + bytes.len());
             item.put_u32(crc32c::crc32c_append(crc32c::crc32c(&key), bytes));
@@ -366,7 +372,8 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_row_item_is_seen() {
         let key = b"\x00key";
-        for value in [Bytes::from_static(b"value"), Bytes::new(), Bytes::from(vec![7; PIECE_SIZE_MAX + 1])] {
+        for value in [Bytes::from_static(b"value"), Bytes::new(), Bytes::from(vec![7; VALUE_PIECE_SIZE + 1])]
+        {
             let row = Row::of(Origin { index: 9, n: 3 }, &value);
             let item = row.encode(key);
             assert_eq!(Row::decode(key, &item).unwrap(), row);

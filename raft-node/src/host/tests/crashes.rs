@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::row::VALUE_PIECE_SIZE;
 use super::*;
 
 /// The sight at each round boundary of the scenario applied in rounds of `per_round` entries, by applied index.
@@ -21,8 +22,8 @@ fn check_reopened(disk: &TestDisk, sights: &BTreeMap<Option<u64>, Sight>, at: &s
     let host = open(disk.handle()).unwrap_or_else(|error| panic!("{at}: {error}"));
     let sight = host.sight();
     assert_eq!(Some(&sight), sights.get(&sight.applied.index()), "{at}");
-    let named = sight.rows.iter().filter(|(_, value)| value.len() > 4096);
-    let named: usize = named.map(|(_, value)| value.len().div_ceil(4096)).sum();
+    let named = sight.rows.iter().filter(|(_, value)| value.len() > VALUE_PIECE_SIZE);
+    let named: usize = named.map(|(_, value)| value.len().div_ceil(VALUE_PIECE_SIZE)).sum();
     assert_eq!(disk.content().piece_keys().len(), named, "no pieces but those of values: {at}");
     let states = disk.content().trees.keys().filter(|name| name.starts_with("sm.")).count();
     assert!(states <= 1, "{states} states: {at}");

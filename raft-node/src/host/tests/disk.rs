@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use rpc_core::runtime::BoxFuture;
 
-use crate::disk::{Disk, Files, Store};
+use crate::disk::{Disk, Files, PIECE_SIZE_MAX, Store};
 
 #[derive(Clone, Default)]
 pub(super) struct TestDisk {
@@ -119,7 +119,7 @@ impl Content {
 impl Store for TestDisk {
     fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
         let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-        assert!(value.len() <= 4096 + 64, "no item is larger than a piece: {}", value.len());
+        assert!(value.len() <= PIECE_SIZE_MAX, "no item is larger than a piece: {}", value.len());
         self.perform(Operation::Insert(tree.to_owned(), key, value));
         let probe = self.content().on_insert.clone();
         if let Some(probe) = probe {
