@@ -106,7 +106,7 @@ impl<'a> Revisions<'a> {
         }
         let mut undecided = None;
         for (key, (placed, unplaced)) in keys {
-            match Replay::new(placed, unplaced).run(key, steps_max) {
+            match Replay::new(placed, unplaced, steps_max).run(key) {
                 Ok(()) => {}
                 Err(Verdict::Undecided { why }) => undecided = undecided.or(Some(Verdict::Undecided { why })),
                 Err(verdict) => return Err(verdict),
@@ -200,7 +200,8 @@ struct Replay<'a> {
     is_taken: Vec<bool>,
     choices: Vec<Choice>,
     steps: u64,
-    /// Some explanations were not tried, for there were too many.
+    steps_max: u64,
+    /// Some explanations were not looked for, since there are too many.
     cut: bool,
 }
 
@@ -214,36 +215,37 @@ struct Choice {
 }
 
 impl<'a> Replay<'a> {
-    fn new(placed: Vec<Placed<'a>>, unplaced: Vec<Unplaced<'a>>) -> Self {
+    fn new(placed: Vec<Placed<'a>>, unplaced: Vec<Unplaced<'a>>, steps_max: u64) -> Self {
         let mut leaving: BTreeMap<State, Vec<usize>> = BTreeMap::new();
         for (index, unplaced) in unplaced.iter().enumerate() {
             if let Some(value) = unplaced.operation.action.leaves() {
                 leaving.entry(value.cloned()).or_default().push(index);
             }
         }
-        let is_taken = vec![false; unplaced.len()];
         Self {
+            is_taken: vec![false; unplaced.len()],
             placed,
             unplaced,
             leaving,
             taken: Vec::new(),
-            is_taken,
             choices: Vec::new(),
             steps: 0,
+            steps_max,
             cut: false,
         }
     }
 
-    fn run(mut self, key: &str, steps_max: u64) -> Result<(), Verdict> {
+    fn run(mut self, key: &str) -> Result<(), Verdict> {
         let mut state = Register.initial();
         let mut start = 0;
         let mut furthest: Option<(usize, State)> = None;
         while start < self.placed.len() {
             self.steps += 1;
-            if self.steps > steps_max {
+            if self.steps > self.steps_max {
                 let why = format!(
-                    "key \"{}\": no verdict by revisions within {steps_max} steps",
-                    key.escape_debug()
+                    "key \"{}\": no verdict by revisions within {} steps",
+                    key.escape_debug(),
+                    self.steps_max
                 );
                 return Err(Verdict::Undecided { why });
             }
@@ -355,7 +357,11 @@ impl<'a> Replay<'a> {
             if !self.is_free(index, rev) || later.contains(&index) {
                 continue;
             }
-            if found.len() >= EXPLANATIONS_MAX || later.len() >= CHAIN_LENGTH_MAX {
+            self.steps += 1;
+            if found.len() >= EXPLANATIONS_MAX
+                || later.len() >= CHAIN_LENGTH_MAX
+                || self.steps > self.steps_max
+            {
                 self.cut = true;
                 return;
             }
@@ -364,9 +370,13 @@ impl<'a> Replay<'a> {
             match action {
                 // Of equal writes that are free here, one is as good as the other: all stay free later on.
                 Action::Cas { expect, .. } if expected.insert(expect.clone()) => {
+                    let leaves_expected = |&index: &usize| {
+                        self.unplaced[index].operation.action.leaves() == Some(expect.as_ref())
+                    };
                     if expect == state {
                         found.push(later.iter().rev().copied().collect());
-                    } else {
+                    } else if !later.iter().any(leaves_expected) {
+                        // A row that comes by the same value twice is no better than without the detour.
                         let expect = expect.clone();
                         self.chains_to(&expect, state, rev, later, found);
                     }

@@ -211,6 +211,20 @@ fn another_explanation_is_tried_when_the_first_leads_nowhere() {
 }
 
 #[test]
+fn many_unknown_swaps_among_few_values_end_in_time() {
+    // Every value but the wanted one leads to every other, in every order.
+    let mut text = String::new();
+    for from in 0..14 {
+        for to in 0..14 {
+            text += &format!("{} k cas v{from} v{to} info 0..\n", 100 + 14 * from + to);
+        }
+    }
+    accepts(&format!("{text} 0 k put v0 1..2 @1\n 0 k get v5 3..4 @2"));
+    let verdict = check(&history(&format!("{text} 0 k get v5 3..4 @2")), STEPS);
+    assert!(!matches!(verdict, Verdict::Linearizable { .. }), "{verdict:?}");
+}
+
+#[test]
 fn evidence_shows_where_the_value_comes_from() {
     let violation = rejects(
         "0 k put a 0..1 @1
