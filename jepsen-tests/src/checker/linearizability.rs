@@ -353,7 +353,7 @@ impl<'a, M: Model> Search<'a, M> {
             .collect();
         concurrent.sort_by_key(|operation| (operation.ended().is_none(), operation.call));
         evidence.extend(concurrent.into_iter().map(|operation| ("concurrent", operation.clone())));
-        Violation {
+        let mut violation = Violation {
             key: key.to_owned(),
             operation: culprit.clone(),
             explanation: format!(
@@ -364,7 +364,9 @@ impl<'a, M: Model> Search<'a, M> {
                 if states.len() == STATES_SHOWN_MAX { " or something else" } else { "" }
             ),
             evidence,
-        }
+        };
+        violation.show_failed_writes(operations.iter().copied());
+        violation
     }
 }
 

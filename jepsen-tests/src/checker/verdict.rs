@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::history::Operation;
+use bytes::Bytes;
+
+use crate::history::{Operation, Outcome};
 
 /// What a checker says about a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,19 @@ pub struct Violation {
     pub explanation: String,
     /// The operations that the explanation is about, each with its role, in the order to read them.
     pub evidence: Vec<(&'static str, Operation)>,
+}
+
+impl Violation {
+    /// Adds the writes that failed and whose value was seen all the same: the gravest lie of all.
+    pub(super) fn show_failed_writes<'a>(&mut self, operations: impl IntoIterator<Item = &'a Operation>) {
+        let Some(seen) = self.operation.action.sees().map(Option::<&Bytes>::cloned) else { return };
+        for operation in operations {
+            let failed = operation.action.result() == Outcome::Fail && operation.key == self.key;
+            if failed && operation.action.leaves() == Some(seen.as_ref()) {
+                self.evidence.push(("failed", operation.clone()));
+            }
+        }
+    }
 }
 
 impl fmt::Display for Violation {

@@ -33,6 +33,10 @@ pub fn check(history: &History, steps_max: u64) -> Verdict {
     match Revisions::of(history) {
         Ok(revisions) => match revisions.check(steps_max) {
             Ok(()) => Verdict::Linearizable { operations: history.operations.len() },
+            Err(Verdict::Violation(mut violation)) => {
+                violation.show_failed_writes(&history.operations);
+                Verdict::Violation(violation)
+            }
             Err(verdict) => verdict,
         },
         Err(why) => Verdict::Undecided { why },

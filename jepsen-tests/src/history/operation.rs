@@ -113,6 +113,15 @@ impl Action {
             Self::Get { .. } | Self::Append { .. } => None,
         }
     }
+
+    /// The value that the answer shows to have been there.
+    pub fn sees(&self) -> Option<Option<&Bytes>> {
+        match self {
+            Self::Get { outcome: Outcome::Ok(value) } => Some(value.as_ref()),
+            Self::Cas { expect, outcome: Outcome::Ok(true), .. } => Some(expect.as_ref()),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Action {

@@ -83,9 +83,13 @@ fn failed_write_is_never_seen() {
         "0 k put a fail 0..1
          0 k get - 2..3",
     );
-    rejects(
+    let violation = rejects(
         "0 k put a fail 0..1
          0 k get a 2..3",
+    );
+    assert_eq!(
+        violation.evidence.last().map(|(role, operation)| (*role, operation.process)),
+        Some(("failed", 0))
     );
 }
 

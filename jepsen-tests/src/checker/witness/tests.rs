@@ -180,9 +180,13 @@ fn unknown_write_comes_before_all_of_a_revision() {
 
 #[test]
 fn failed_write_is_never_seen() {
-    rejects(
+    let violation = rejects(
         "0 k put a fail 0..1
          1 k get a 2..3 @5",
+    );
+    assert_eq!(
+        violation.evidence.last().map(|(role, operation)| (*role, operation.process)),
+        Some(("failed", 0))
     );
 }
 
