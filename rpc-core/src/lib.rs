@@ -8,6 +8,9 @@
 //!
 //! Nothing in this crate knows Raft or keys.
 
+// The code that the macro writes names this crate `rpc_core`, here as well.
+extern crate self as rpc_core;
+
 pub mod conn;
 pub mod driver;
 pub mod endpoint;
@@ -17,3 +20,5 @@ pub mod rpc;
 pub mod runtime;
 pub mod sim;
 pub mod wire;
+
+pub use rpc_core_macros::service;

@@ -134,6 +134,17 @@ impl Services {
         self.methods.keys().map(String::as_str)
     }
 
+    /// Runs the method `name` on an encoded body, as a peer does for a request from the network.
+    pub fn dispatch(&self, name: &str, ctx: Ctx, body: Bytes) -> BoxFuture<Result<Bytes, Failure>> {
+        match self.methods.get(name) {
+            Some(method) => (method.handler)(ctx, body),
+            None => {
+                let error = RpcError::not_executed(Code::MethodNotFound, format!("no method `{name}`"));
+                Box::pin(async move { Err(error.into()) })
+            }
+        }
+    }
+
     /// The table by wire id.
     ///
     /// # Errors

@@ -1,0 +1,106 @@
+//! What the user may say in `#[service(..)]` and `#[rpc(..)]`.
+
+use proc_macro2::{Ident, Span};
+use syn::meta::ParseNestedMeta;
+use syn::parse::{Parse, ParseStream};
+use syn::spanned::Spanned;
+use syn::{Attribute, Error, LitStr, Result, Token};
+
+/// The arguments of `#[service(..)]`.
+#[derive(Default)]
+pub(crate) struct ServiceOptions {
+    /// The path at which the methods live; none: at the root of what they are mounted to.
+    pub(crate) name: Option<String>,
+}
+
+impl Parse for ServiceOptions {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        if input.is_empty() {
+            return Ok(Self::default());
+        }
+        let option: Ident = input.parse()?;
+        if option != "name" {
+            return Err(Error::new(option.span(), "`#[service]` takes `name = \"..\"` or nothing"));
+        }
+        input.parse::<Token![=]>()?;
+        let name: LitStr = input.parse()?;
+        input.parse::<Option<Token![,]>>()?;
+        if !input.is_empty() {
+            return Err(input.error("`#[service]` takes one `name`"));
+        }
+        if name.value().split('.').any(str::is_empty) {
+            return Err(Error::new(name.span(), "a service name is one or more words joined by dots"));
+        }
+        Ok(Self { name: Some(name.value()) })
+    }
+}
+
+/// What `#[rpc(..)]` says about a method.
+#[derive(Default)]
+pub(crate) struct MethodOptions {
+    /// Whether a repeated execution changes nothing.
+    pub(crate) idempotent: bool,
+    /// How long a call may take, in milliseconds; none: the default of calls.
+    pub(crate) timeout_ms: Option<u64>,
+    /// The variant of `Lane`; none: the default of calls.
+    pub(crate) lane: Option<Ident>,
+}
+
+impl MethodOptions {
+    /// Takes the `#[rpc(..)]` attributes out of `attributes` and reads them.
+    pub(crate) fn take(attributes: &mut Vec<Attribute>) -> Result<Self> {
+        let mut options = Self::default();
+        for attribute in attributes.extract_if(.., |attribute| attribute.path().is_ident("rpc")) {
+            attribute.parse_nested_meta(|option| options.read(&option))?;
+        }
+        Ok(options)
+    }
+
+    fn read(&mut self, option: &ParseNestedMeta<'_>) -> Result<()> {
+        let given_before = if option.path.is_ident("idempotent") {
+            std::mem::replace(&mut self.idempotent, true)
+        } else if option.path.is_ident("timeout") {
+            let timeout: LitStr = option.value()?.parse()?;
+            self.timeout_ms.replace(milliseconds(&timeout)?).is_some()
+        } else if option.path.is_ident("lane") {
+            let lane: Ident = option.value()?.parse()?;
+            self.lane.replace(variant(&lane)?).is_some()
+        } else {
+            return Err(
+                option.error("a method is `idempotent`, or has a `timeout = \"..\"` or a `lane = ..`")
+            );
+        };
+        if given_before {
+            return Err(Error::new(option.path.span(), "this option is given twice"));
+        }
+        Ok(())
+    }
+}
+
+/// Reads `300ms`, `5s`, `2m`.
+fn milliseconds(text: &LitStr) -> Result<u64> {
+    let value = text.value();
+    let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = value.split_at(digits);
+    let factor = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    factor
+        .zip(number.parse::<u64>().ok())
+        .and_then(|(factor, number)| number.checked_mul(factor))
+        .filter(|&milliseconds| milliseconds > 0)
+        .ok_or_else(|| Error::new(text.span(), "a timeout is a positive number and `ms`, `s` or `m`"))
+}
+
+fn variant(lane: &Ident) -> Result<Ident> {
+    let variant = match lane.to_string().as_str() {
+        "control" => "Control",
+        "normal" => "Normal",
+        "bulk" => "Bulk",
+        _ => return Err(Error::new(lane.span(), "a lane is `control`, `normal` or `bulk`")),
+    };
+    Ok(Ident::new(variant, Span::call_site()))
+}

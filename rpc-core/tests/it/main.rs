@@ -1,0 +1,4 @@
+//! Tests of rpc-core through its public names.
+
+mod loopback;
+mod service;
