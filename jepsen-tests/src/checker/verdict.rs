@@ -60,10 +60,15 @@ impl Violation {
     /// Adds the writes that failed and whose value was seen all the same: the gravest lie of all.
     pub(super) fn show_failed_writes<'a>(&mut self, operations: impl IntoIterator<Item = &'a Operation>) {
         let Some(seen) = self.operation.action.sees().map(Option::<&Bytes>::cloned) else { return };
+        let after_culprit = self
+            .evidence
+            .iter()
+            .position(|(role, _)| *role == "impossible")
+            .map_or(self.evidence.len(), |at| at + 1);
         for operation in operations {
             let failed = operation.action.result() == Outcome::Fail && operation.key == self.key;
             if failed && operation.action.leaves() == Some(seen.as_ref()) {
-                self.evidence.push(("failed", operation.clone()));
+                self.evidence.insert(after_culprit, ("failed", operation.clone()));
             }
         }
     }
