@@ -6,3 +6,4 @@ mod command;
 mod known_verdicts;
 mod oracle;
 mod simulated_register;
+mod source;
