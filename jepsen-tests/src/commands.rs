@@ -1,5 +1,6 @@
 //! One file for each subcommand: its arguments and `run`. They know the library, not each other.
 
+pub(crate) mod sim;
 pub(crate) mod verdict;
 
 use std::process::ExitCode;

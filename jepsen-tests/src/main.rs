@@ -18,11 +18,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Sim(commands::sim::Args),
     Verdict(commands::verdict::Args),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Sim(args) => commands::sim::run(&args).into(),
         Command::Verdict(args) => commands::verdict::run(&args).into(),
     }
 }

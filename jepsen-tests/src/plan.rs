@@ -106,8 +106,12 @@ impl FaultKind {
             Self::Partition => (Fault::Partition(halves(nodes, random)), Fault::HealLinks),
             Self::OneWay => (Fault::OneWay(random.between(1, nodes)), Fault::HealLinks),
             Self::Loss => links(LinkPolicy { loss: per_million(random, 50_000, 400_000), ..healthy }),
-            Self::Duplicate => links(LinkPolicy { duplicate: per_million(random, 100_000, 600_000), ..healthy }),
-            Self::Reorder => links(LinkPolicy { delay_max_us: random.between(5_000, 60_000) as u32, ..healthy }),
+            Self::Duplicate => {
+                links(LinkPolicy { duplicate: per_million(random, 100_000, 600_000), ..healthy })
+            }
+            Self::Reorder => {
+                links(LinkPolicy { delay_max_us: random.between(5_000, 60_000) as u32, ..healthy })
+            }
             Self::Corrupt => links(LinkPolicy {
                 corrupt: per_million(random, 20_000, 200_000),
                 truncate: per_million(random, 10_000, 100_000),
@@ -251,7 +255,8 @@ mod tests {
     #[test]
     fn every_fault_of_a_plan_ends_within_it() {
         for seed in 0..200 {
-            let plan = Plan::draw(&[FaultKind::Kill], 3, Duration::from_secs(20), &mut SeededRandom::new(seed));
+            let plan =
+                Plan::draw(&[FaultKind::Kill], 3, Duration::from_secs(20), &mut SeededRandom::new(seed));
             let kills = plan.steps.iter().filter(|step| matches!(step.fault, Fault::Kill(_))).count();
             assert!(kills >= 3, "seed {seed}: {plan}");
             assert_eq!(kills * 2, plan.steps.len());

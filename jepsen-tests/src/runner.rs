@@ -1,0 +1,352 @@
+//! One run: a cluster, clients, faults; then healing, and everything must be served again; then the verdict.
+
+use std::fmt;
+use std::time::Duration;
+
+use kv_client::{Client, Endpoint};
+use rpc_core::peer::Peer;
+use rpc_core::random::SeededRandom;
+use rpc_core::runtime::Runtime;
+
+use crate::checker::{self, Judgement, Verdict};
+use crate::cluster::{Cluster, ClusterError, leader, status};
+use crate::history::{Action, History, Nemesis};
+use crate::plan::{Fault, Plan};
+use crate::workload::{Change, Recorder, register};
+
+/// What a run is made of beside cluster and plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Clients at once.
+    pub clients: u64,
+    /// The mean pause of a client between two operations.
+    pub pause: Duration,
+    /// How long one operation may take.
+    pub timeout: Duration,
+    /// How long the cluster may take to serve, first and after the faults.
+    pub recovery_max: Duration,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What the clients saw.
+    pub history: History,
+    /// The faults that took effect.
+    pub faults: u64,
+    /// Operations that were answered.
+    pub acknowledged: u64,
+    /// Writes whose outcome was unknown, and those that still are.
+    pub unknown: (usize, usize),
+    /// From healing to the first write and read through every node; `None`: it never came.
+    pub recovery: Option<Duration>,
+    /// Whether all nodes reached the same state at the same index.
+    pub converged: bool,
+    /// How long the run took.
+    pub duration: Duration,
+}
+
+/// What a run must have had to count.
+#[derive(Clone, Copy, Debug)]
+pub struct Coverage {
+    /// Virtual or real time.
+    pub duration: Duration,
+    /// Faults that took effect.
+    pub faults: u64,
+    /// Operations that were answered.
+    pub acknowledged: u64,
+}
+
+impl Coverage {
+    /// What a seed must have to count.
+    pub const SEED: Self = Self { duration: Duration::from_secs(20), faults: 5, acknowledged: 150 };
+}
+
+/// The judgement of a whole run.
+#[derive(Clone, Debug)]
+pub enum Conclusion {
+    /// Both checkers agree that the history is linearizable, and everything was served again.
+    Passed {
+        /// Operations judged.
+        operations: usize,
+    },
+    /// A promise was broken.
+    Failed(String),
+    /// The run proves nothing.
+    Void(String),
+}
+
+impl Run {
+    /// Judges the run.
+    pub fn conclude(&self, coverage: Coverage) -> Conclusion {
+        let Judgement { linearizability, witness } = checker::judge(&self.history, checker::STEPS_MAX);
+        for verdict in [Some(&linearizability), witness.as_ref()].into_iter().flatten() {
+            if let Verdict::Violation(violation) = verdict {
+                return Conclusion::Failed(format!("the history is not linearizable: {violation}"));
+            }
+        }
+        if self.recovery.is_none() {
+            return Conclusion::Failed("after healing the cluster did not serve again in time".to_owned());
+        }
+        if !self.converged {
+            return Conclusion::Failed("after healing the nodes did not reach one state".to_owned());
+        }
+        if self.unknown.1 > 0 {
+            return Conclusion::Failed(format!("{} unknown outcomes could not be resolved", self.unknown.1));
+        }
+        for verdict in [Some(&linearizability), witness.as_ref()].into_iter().flatten() {
+            if let Verdict::Undecided { why } = verdict {
+                return Conclusion::Void(format!("a check is undecided: {why}"));
+            }
+        }
+        if witness.is_none() {
+            return Conclusion::Void("no answer carried a revision".to_owned());
+        }
+        for (what, had, needed) in [
+            ("seconds", self.duration.as_secs(), coverage.duration.as_secs()),
+            ("faults that took effect", self.faults, coverage.faults),
+            ("answered operations", self.acknowledged, coverage.acknowledged),
+        ] {
+            if had < needed {
+                return Conclusion::Void(format!("{had} {what}, {needed} are needed"));
+            }
+        }
+        Conclusion::Passed { operations: self.history.operations.len() }
+    }
+}
+
+impl fmt::Display for Conclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed { operations } => {
+                write!(f, "linearizable: {operations} operations, two checkers agree")
+            }
+            Self::Failed(why) => write!(f, "FAILED: {why}"),
+            Self::Void(why) => write!(f, "void, this run proves nothing: {why}"),
+        }
+    }
+}
+
+/// Runs `plan` against `cluster`. `progress` is told each event as it happens.
+///
+/// # Errors
+/// When the harness failed.
+pub async fn run<C: Cluster>(
+    cluster: C,
+    plan: Plan,
+    options: Options,
+    mut random: SeededRandom,
+    progress: impl Fn(&str) + Send + Sync + 'static,
+) -> Result<Run, ClusterError> {
+    let clock = cluster.clock();
+    let (_, admin) = cluster.client(0)?;
+    let mut clients = Vec::new();
+    for number in 1..=options.clients {
+        clients.push(client(&cluster, number, &options)?);
+    }
+    if serves_again(&cluster, &clock, options).await?.is_none() {
+        return Err(ClusterError(format!("the cluster did not serve within {:?}", options.recovery_max)));
+    }
+    let recorder = Recorder::new(clock.clone());
+    let started = clock.now();
+    let end = started + plan.duration;
+    let workers: Vec<_> = clients
+        .iter()
+        .map(|client| {
+            let worker = register(recorder.clone(), client.clone(), random.fork(), options.pause, end);
+            clock.spawn("client", worker)
+        })
+        .collect();
+
+    let (nemeses, faults) = break_things(&cluster, &admin, &clock, &plan, &recorder, &progress).await?;
+    clock.sleep_until(end).await;
+    for worker in workers {
+        worker.await.map_err(|_| ClusterError("a client ended early".to_owned()))?;
+    }
+    cluster.heal().await?;
+    progress("healed");
+
+    let recovery = serves_again(&cluster, &clock, options).await?;
+    let unknown = recorder.resolve(&clients[0].with_timeout(options.recovery_max)).await;
+    if recovery.is_some() {
+        read_everywhere(&cluster, &recorder, options).await?;
+    }
+    let converged = converge(&cluster, &admin, &clock, options.recovery_max).await;
+    let duration = clock.now() - started;
+    let acknowledged = recorder.acknowledged();
+    let mut history = recorder.finish();
+    history.nemeses = nemeses;
+    Ok(Run { history, faults, acknowledged, unknown, recovery, converged, duration })
+}
+
+/// Lets the steps of the plan happen; returns what happened when, and how many faults took effect.
+async fn break_things<C: Cluster>(
+    cluster: &C,
+    admin: &Peer,
+    clock: &Runtime,
+    plan: &Plan,
+    recorder: &Recorder,
+    progress: &impl Fn(&str),
+) -> Result<(Vec<Nemesis>, u64), ClusterError> {
+    let started = clock.now();
+    let mut nemeses: Vec<Nemesis> = Vec::new();
+    let mut faults = 0;
+    // Hits when the links were last broken: what ends a fault of links tells whether it hit anything.
+    let mut broken: Option<u64> = None;
+    for step in &plan.steps {
+        clock.sleep_until(started + step.at).await;
+        let leader = match &step.fault {
+            Fault::HealLinks | Fault::Restart | Fault::Resume => None,
+            _ => leader(cluster, admin).await,
+        };
+        let is_link = matches!(
+            step.fault,
+            Fault::Partition(_) | Fault::IsolateLeader | Fault::OneWay(_) | Fault::Links(_)
+        );
+        if is_link && broken.is_none() {
+            broken = Some(cluster.hits().await);
+        }
+        clock.trace(|| format!("fault {}", step.fault));
+        progress(&step.fault.to_string());
+        cluster.apply(&step.fault, leader).await?;
+        let now = recorder.now();
+        match &step.fault {
+            Fault::HealLinks => {
+                if let Some(before) = broken.take() {
+                    faults += u64::from(cluster.hits().await > before);
+                }
+            }
+            Fault::Kill(_) | Fault::Pause(_) => faults += 1,
+            _ => {}
+        }
+        if matches!(step.fault, Fault::HealLinks | Fault::Restart | Fault::Resume) {
+            for nemesis in nemeses.iter_mut().filter(|nemesis| nemesis.ret.is_none()) {
+                nemesis.ret = Some(now);
+            }
+        } else {
+            let value = Some(match leader {
+                Some(leader) => format!("{} (leader {leader})", step.fault),
+                None => step.fault.to_string(),
+            });
+            nemeses.push(Nemesis { f: word(&step.fault).to_owned(), value, call: now, ret: None });
+        }
+    }
+    Ok((nemeses, faults))
+}
+
+fn word(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::Partition(_) | Fault::IsolateLeader => "partition",
+        Fault::OneWay(_) => "one-way",
+        Fault::Links(_) => "links",
+        Fault::Kill(_) => "kill",
+        Fault::Pause(_) => "pause",
+        Fault::HealLinks | Fault::Restart | Fault::Resume => "heal",
+    }
+}
+
+fn client<C: Cluster>(cluster: &C, number: u64, options: &Options) -> Result<Client, ClusterError> {
+    let (runtime, peer) = cluster.client(number)?;
+    let mut endpoints: Vec<Endpoint> =
+        cluster.nodes().iter().map(|node| Endpoint::from(cluster.address(*node))).collect();
+    let first = number as usize % endpoints.len();
+    endpoints.rotate_left(first);
+    // Half of the clients never learn who leads: their requests are forwarded.
+    let follow_leader = number % 2 == 0;
+    let client = Client::builder(runtime, peer).endpoints(endpoints).timeout(options.timeout);
+    Ok(client.follow_leader(follow_leader).build())
+}
+
+/// A client that asks one node only.
+fn client_of<C: Cluster>(
+    cluster: &C,
+    number: u64,
+    node: u64,
+    timeout: Duration,
+) -> Result<Client, ClusterError> {
+    let (runtime, peer) = cluster.client(number)?;
+    let client = Client::builder(runtime, peer).endpoints([Endpoint::from(cluster.address(node))]);
+    Ok(client.timeout(timeout).follow_leader(false).build())
+}
+
+/// Waits until a write and a read through every node succeed; how long that took, if it did.
+async fn serves_again<C: Cluster>(
+    cluster: &C,
+    clock: &Runtime,
+    options: Options,
+) -> Result<Option<Duration>, ClusterError> {
+    let started = clock.now();
+    let deadline = started + options.recovery_max;
+    for node in cluster.nodes() {
+        let client = client_of(cluster, 100 + node, node, options.timeout)?;
+        loop {
+            let key = format!("probe/{node}");
+            let put = client.put(key.clone().into_bytes(), &b"alive"[..]).await;
+            if matches!(put, kv_client::Outcome::Committed { .. })
+                && client.get(key.into_bytes()).await.is_ok()
+            {
+                break;
+            }
+            if clock.now() >= deadline {
+                return Ok(None);
+            }
+            clock.sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(Some(clock.now() - started))
+}
+
+/// Reads every key of the history through every node, and writes the last ones once more.
+async fn read_everywhere<C: Cluster>(
+    cluster: &C,
+    recorder: &Recorder,
+    options: Options,
+) -> Result<(), ClusterError> {
+    let keys = recorder.keys();
+    for node in cluster.nodes() {
+        let client = client_of(cluster, 200 + node, node, options.recovery_max)?;
+        let process = recorder.process();
+        for key in &keys {
+            recorder.get(&client, process, Some(node), key).await;
+        }
+        for key in keys.iter().rev().take(2) {
+            recorder.write(&client, process, key, Change::Put(format!("last.{node}").into())).await;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until all nodes have applied the same index with the same state.
+async fn converge<C: Cluster>(cluster: &C, admin: &Peer, clock: &Runtime, patience: Duration) -> bool {
+    let deadline = clock.now() + patience;
+    loop {
+        let mut states = Vec::new();
+        for node in cluster.nodes() {
+            if let Some(status) = status(cluster, admin, node).await {
+                states.push((status.applied, status.state_hash));
+            }
+        }
+        let equal = states.windows(2).all(|pair| pair[0] == pair[1]);
+        if equal && states.len() == cluster.nodes().len() && states[0].1.is_some() {
+            return true;
+        }
+        if clock.now() >= deadline {
+            return false;
+        }
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Recorder {
+    /// The keys of the history so far, ascending.
+    fn keys(&self) -> Vec<String> {
+        let mut keys = self.with_history(|history| {
+            let written =
+                history.operations.iter().filter(|operation| !matches!(operation.action, Action::Get { .. }));
+            written.map(|operation| operation.key.clone()).collect::<Vec<_>>()
+        });
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+}
