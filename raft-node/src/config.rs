@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::machine::{ROW_KEY_SIZE_MAX, ROW_VALUE_SIZE_MAX};
+use crate::command::{BODY_SIZE_MAX, SESSION_LIFETIME_MS_DEFAULT};
 
 /// What a node is told at its start. The same on the first start and on every later one.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// When the log is replaced by a snapshot.
     pub snapshots: SnapshotTrigger,
+    /// How long an unused session lives. Fixed for ever when the cluster is founded; default 24 h.
+    pub session_lifetime: Duration,
 }
 
 impl NodeConfig {
@@ -33,6 +35,7 @@ impl NodeConfig {
             timers: Timers::default(),
             limits: Limits::default(),
             snapshots: SnapshotTrigger::default(),
+            session_lifetime: Duration::from_millis(SESSION_LIFETIME_MS_DEFAULT),
         }
     }
 
@@ -57,6 +60,13 @@ pub struct Timers {
     pub quorum_loss_probe: Duration,
 }
 
+impl Timers {
+    /// How long a follower may take to make entries durable before it counts as unreachable: a slow disk is no error.
+    pub(crate) fn append_timeout(&self) -> Duration {
+        self.election_max * 5
+    }
+}
+
 impl Default for Timers {
     fn default() -> Self {
         Self {
@@ -71,8 +81,8 @@ impl Default for Timers {
 /// What is refused before it is proposed, with an answer that is definite.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The largest body of a write in bytes. Default: one row of the largest size with its key, and 64 KiB.
-    pub command_size_max: usize,
+    /// The largest body of a write in bytes. Default, and most: [`BODY_SIZE_MAX`].
+    pub body_size_max: usize,
     /// Proposals of this node that are not answered yet. Default 8,192; above it a write is refused as busy.
     pub proposals_max: usize,
     /// Bytes of bodies in those proposals. Default 64 MiB; above it a write is refused as busy.
@@ -81,11 +91,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            command_size_max: ROW_KEY_SIZE_MAX + ROW_VALUE_SIZE_MAX + 64 * 1024,
-            proposals_max: 8_192,
-            proposal_bytes_max: 64 << 20,
-        }
+        Self { body_size_max: BODY_SIZE_MAX, proposals_max: 8_192, proposal_bytes_max: 64 << 20 }
     }
 }
 

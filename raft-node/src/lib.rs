@@ -1,19 +1,34 @@
 //! A host for any replicated state machine: openraft over [`rpc_core`], log and state in sled.
 //!
-//! Layers, each knowing only the ones before it: [`disk`] (the seam to real and simulated disks) -> [`types`]
+//! Layers, each knowing only the ones before it: [`disk`] (the seam to real and simulated disks) -> `types`
 //! (openraft's type configuration, behind which all of openraft stays) -> [`command`] (the log format) ->
-//! [`machine`] (what a user implements). Nothing in this crate knows keys, command lines or HTTP.
+//! [`machine`] (what a user implements) -> `log`, [`host`], [`snapshot`] (storage) -> `identity`, `formation` (who this
+//! node is, and how a cluster comes to be) -> `network` (calls to others) -> `life` (from an empty folder to a running
+//! Raft) -> `proposals`, `reads`, `membership`, `service`, `duties` -> [`Node`], which users hold. Nothing in this crate
+//! knows keys, command lines or HTTP.
 
 pub mod command;
 pub mod config;
 pub mod disk;
+mod duties;
+mod formation;
+mod freshness;
 pub mod host;
+mod identity;
+mod life;
 mod log;
 pub mod machine;
+mod membership;
+mod network;
 mod node;
 pub mod outcome;
+pub mod probe;
+mod proposals;
+mod reads;
+mod replace;
 pub mod resolver;
 mod runtime;
+mod service;
 mod session;
 pub mod snapshot;
 mod state_head;
@@ -23,4 +38,5 @@ mod suite;
 mod types;
 
 pub use config::NodeConfig;
-pub use node::{Boot, Node, ReplaceError, StartError};
+pub use node::{Boot, Node, StartError};
+pub use replace::ReplaceError;

@@ -4,25 +4,46 @@
 //! [`Boot::open`] reads (or draws, durably) its identity; [`Boot::services`] are merged into the services of the peer;
 //! the peer opens the socket; [`Boot::start`] begins.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
 use rpc_core::peer::Peer;
 use rpc_core::rpc::Services;
 use rpc_core::runtime::{Instant, Runtime};
 
 use crate::config::NodeConfig;
 use crate::disk::Disk;
+use crate::duties;
+use crate::host::{Host, HostConfig};
+use crate::identity::{Identity, IdentityError};
+use crate::life::{Life, Running};
+use crate::log::LogStore;
 use crate::machine::{RowsRead, StateMachine};
-use crate::outcome::{CloseOutcome, Consistency, OpenOutcome, Read, ReadError, Refusal, WriteOutcome};
+use crate::membership::{self, transfer_leadership};
+use crate::network::Network;
+use crate::network::messages::{Answer, Ask};
+use crate::outcome::{
+    Age, CloseOutcome, Consistency, Hint, OpenOutcome, Read, ReadError, Refusal, WriteOutcome,
+};
+use crate::probe::Probe;
+use crate::proposals::Proposals;
+use crate::reads;
+use crate::replace::ReplaceError;
 use crate::resolver::Resolver;
-use crate::status::{Status, StopReason};
+use crate::service;
+use crate::status::{LogPosition, MemberStatus, Phase, Role, Status, StopReason, Vote};
+use crate::types::LogId;
 
 /// A node that knows who it is, and has not spoken yet.
-pub struct Boot<S> {
-    machine: Arc<S>,
+pub struct Boot<S: StateMachine> {
+    life: Arc<Life<S>>,
+    proposals: Arc<Proposals<S>>,
 }
 
 impl<S: StateMachine> Boot<S> {
@@ -30,37 +51,142 @@ impl<S: StateMachine> Boot<S> {
     /// durable when this returns.
     ///
     /// # Errors
-    /// When the disk fails, holds damaged data, or belongs to another node.
+    /// When the configuration contradicts itself, or the disk fails, holds damaged data, or belongs to another node.
     pub async fn open(
-        _runtime: Runtime,
-        _disk: Disk,
+        runtime: Runtime,
+        disk: Disk,
         machine: Arc<S>,
-        _config: NodeConfig,
+        config: NodeConfig,
     ) -> Result<Self, StartError> {
-        Ok(Self { machine })
+        check(&config)?;
+        let identity = match Identity::load(&disk).map_err(damaged)? {
+            Some(identity) => identity,
+            None => {
+                // The identity is written before anything else: without one, there must be nothing.
+                if !disk.store.trees().map_err(StartError::Disk)?.is_empty() {
+                    return Err(StartError::Damaged("there is data, but no identity".to_owned()));
+                }
+                let identity = Identity::draw(&runtime, config.id);
+                identity.store(&disk).await.map_err(StartError::Disk)?;
+                identity
+            }
+        };
+        if identity.configured != config.id {
+            return Err(StartError::Foreign { found: identity.configured, configured: config.id });
+        }
+        let log = LogStore::open(disk.clone(), &runtime).map_err(opening)?;
+        let host =
+            Host::open(disk.clone(), machine, runtime.clone(), HostConfig::default()).map_err(opening)?;
+        if host.cluster().is_some_and(|cluster| Some(cluster) != identity.cluster) {
+            return Err(StartError::Damaged("state and identity belong to different clusters".to_owned()));
+        }
+        let life = Arc::new(Life::new(runtime, config, disk, identity, log, host));
+        let proposals = Arc::new(Proposals::new(Arc::clone(&life)));
+        Ok(Self { life, proposals })
     }
 
     /// What this node serves to other nodes, below `raft`. To be merged into the services of its peer. Calls that come
     /// before [`Boot::start`] are refused as not executed.
     pub fn services(&self) -> Services {
-        unimplemented!("interface first")
+        service::services(&self.life, &self.proposals)
     }
 
     /// Starts the node. It takes part in its cluster as soon as it knows it; [`Node::status`] tells.
-    pub fn start(self, _peer: Peer, _resolver: Arc<dyn Resolver>) -> Node<S> {
-        Node { machine: self.machine }
+    pub fn start(self, peer: Peer, resolver: Arc<dyn Resolver>) -> Node<S> {
+        let Self { life, proposals } = self;
+        for (_, address) in &life.config.members {
+            // So that names are known when they are needed; the answer is of no interest yet.
+            let _ = resolver.resolve(address);
+        }
+        let (timers, freshness) = (life.config.timers.clone(), Arc::clone(&life.freshness));
+        let network = Network::new(life.runtime.clone(), timers, peer, resolver, freshness);
+        duties::start(&life, &proposals);
+        life.begin(Arc::new(network));
+        Node { life, proposals }
     }
 }
 
 /// A running node. Cheap to clone.
-pub struct Node<S> {
-    machine: Arc<S>,
+pub struct Node<S: StateMachine> {
+    life: Arc<Life<S>>,
+    proposals: Arc<Proposals<S>>,
 }
 
 impl<S: StateMachine> Node<S> {
     /// What this node knows about itself and its cluster.
     pub fn status(&self) -> Status {
-        unimplemented!("interface first")
+        let identity = self.life.identity();
+        let phase = self.life.phase().borrow_watched().clone();
+        let mut status = Status {
+            id: identity.id,
+            incarnation: identity.incarnation,
+            cluster: identity.cluster,
+            phase,
+            role: Role::Learner,
+            leader: None,
+            vote: Vote::default(),
+            last_log_index: None,
+            committed: None,
+            applied: self.life.host.applied().log_id.map(position),
+            snapshot: None,
+            purged: None,
+            members: Vec::new(),
+            quorum_ack_age: None,
+        };
+        if let Some(running) = self.life.running() {
+            self.describe(running, &mut status);
+        }
+        status
+    }
+
+    fn describe(&self, running: &Running<S>, status: &mut Status) {
+        let leader = running.leader();
+        let metrics = running.metrics.borrow_watched();
+        let now = self.life.runtime.now();
+        status.role = match metrics.state {
+            ServerState::Learner => Role::Learner,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Leader => Role::Leader,
+            ServerState::Shutdown => status.role,
+        };
+        status.leader = leader.map(|leader| Hint { id: leader.name.id, address: leader.address });
+        status.vote = Vote {
+            term: metrics.vote.leader_id.term,
+            node: metrics.vote.leader_id.node_id,
+            committed: metrics.vote.committed,
+        };
+        status.last_log_index = metrics.last_log_index;
+        status.committed = metrics.local_committed.map(position);
+        status.snapshot = metrics.snapshot.map(position);
+        status.purged = metrics.purged.map(position);
+        status.quorum_ack_age = metrics.last_quorum_acked.map(|at| now - at.into_inner().0);
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let matched = |id: &u64| metrics.replication.as_ref().and_then(|all| all.get(id).copied().flatten());
+        let acked = |id: &u64| metrics.heartbeat.as_ref().and_then(|all| all.get(id).copied().flatten());
+        let member = |(id, member): (&u64, &crate::types::Member)| MemberStatus {
+            id: *id,
+            incarnation: member.incarnation,
+            address: member.address.clone(),
+            voter: voters.contains(id),
+            matched: matched(id).map(|id| id.index),
+            ack_age: acked(id).map(|at| now - at.into_inner().0),
+        };
+        status.members = metrics.membership_config.nodes().map(member).collect();
+    }
+
+    /// What tests may see beyond the status.
+    pub fn probe(&self) -> Probe {
+        let status = self.status();
+        let applied = self.life.host.applied();
+        Probe {
+            vote: status.vote,
+            last_log_index: status.last_log_index,
+            committed: status.committed,
+            applied: applied.log_id.map(position),
+            state_hash: applied.state_hash,
+            purged: status.purged,
+        }
     }
 
     /// Waits until `condition` holds, at most until `deadline`; the status that was looked at last.
@@ -69,43 +195,88 @@ impl<S: StateMachine> Node<S> {
     /// The status at the deadline.
     pub async fn wait_for(
         &self,
-        _condition: impl Fn(&Status) -> bool + Send,
-        _deadline: Instant,
+        condition: impl Fn(&Status) -> bool + Send,
+        deadline: Instant,
     ) -> Result<Status, Box<Status>> {
-        unimplemented!("interface first")
+        let runtime = &self.life.runtime;
+        loop {
+            let mut phase = self.life.phase();
+            let mut metrics = self.life.running().map(|running| running.metrics.clone());
+            let status = self.status();
+            if condition(&status) {
+                return Ok(status);
+            }
+            if runtime.now() >= deadline {
+                return Err(Box::new(status));
+            }
+            // An end of either channel is the end of the node; the condition may hold then, or the deadline passes.
+            let change = async {
+                match &mut metrics {
+                    Some(metrics) => metrics.changed().await,
+                    None => phase.changed().await,
+                }
+            };
+            // Applying moves without a change of either; it is looked at from time to time.
+            let look = (runtime.now() + LOOK_INTERVAL).min(deadline);
+            if runtime.timeout_at(look, change).await.is_ok_and(|changed| changed.is_err()) {
+                runtime.sleep_until(look).await;
+            }
+        }
     }
 
     /// Completes when the node has stopped; after [`StopReason::Fatal`] the process must end.
     pub async fn stopped(&self) -> StopReason {
-        unimplemented!("interface first")
+        let mut phase = self.life.phase();
+        loop {
+            if let Phase::Stopped(reason) = &*phase.borrow_watched() {
+                return reason.clone();
+            }
+            if phase.changed().await.is_err() {
+                return StopReason::Shutdown;
+            }
+        }
     }
 
     /// Opens a session. `nonce` makes repeated calls answer the same session.
-    pub async fn open_session(&self, _nonce: u128, _deadline: Instant) -> OpenOutcome {
-        unimplemented!("interface first")
+    pub async fn open_session(&self, nonce: u128, deadline: Instant) -> OpenOutcome {
+        match self.settle(Ask::Open { nonce }, deadline).await {
+            Answer::Opened(session) => OpenOutcome::Opened { session },
+            Answer::SessionsFull => OpenOutcome::SessionsFull,
+            Answer::Refused(refusal) => OpenOutcome::Refused(refusal),
+            _ => OpenOutcome::Unknown,
+        }
     }
 
     /// Ends a session; its records are dropped.
-    pub async fn close_session(&self, _session: u64, _deadline: Instant) -> CloseOutcome {
-        unimplemented!("interface first")
+    pub async fn close_session(&self, session: u64, deadline: Instant) -> CloseOutcome {
+        match self.settle(Ask::Close { session }, deadline).await {
+            Answer::Closed | Answer::SessionExpired => CloseOutcome::Closed,
+            Answer::Refused(refusal) => CloseOutcome::Refused(refusal),
+            _ => CloseOutcome::Unknown,
+        }
     }
 
     /// Writes `body`, exactly once however often it is asked for (session, sequence); `floor`: every answer with a
     /// lower sequence was received. A node that is not the leader forwards to it.
     pub async fn write(
         &self,
-        _session: u64,
-        _sequence: u64,
-        _floor: u64,
-        _body: Bytes,
-        _deadline: Instant,
+        session: u64,
+        sequence: u64,
+        floor: u64,
+        body: Bytes,
+        deadline: Instant,
     ) -> WriteOutcome {
-        unimplemented!("interface first")
+        self.settle(Ask::Write { session, sequence, floor, body }, deadline).await.into()
     }
 
     /// Settles the outcome of (session, sequence): what it was, or from now on for ever rolled back.
-    pub async fn resolve(&self, _session: u64, _sequence: u64, _deadline: Instant) -> WriteOutcome {
-        unimplemented!("interface first")
+    pub async fn resolve(&self, session: u64, sequence: u64, deadline: Instant) -> WriteOutcome {
+        // The floor of somebody who holds only a token.
+        self.settle(Ask::Resolve { session, sequence, floor: 0 }, deadline).await.into()
+    }
+
+    async fn settle(&self, ask: Ask, deadline: Instant) -> Answer {
+        self.enter(self.proposals.settle(ask, deadline)).await
     }
 
     /// Reads rows of the state machine, all at one revision.
@@ -114,11 +285,25 @@ impl<S: StateMachine> Node<S> {
     /// When nobody vouched for the read in time, or the disk failed.
     pub async fn read<T: Send>(
         &self,
-        _consistency: Consistency,
-        _deadline: Instant,
-        _read: impl FnOnce(&dyn RowsRead) -> std::io::Result<T> + Send,
+        consistency: Consistency,
+        deadline: Instant,
+        read: impl FnOnce(&dyn RowsRead) -> std::io::Result<T> + Send,
     ) -> Result<Read<T>, ReadError> {
-        unimplemented!("interface first")
+        if consistency == Consistency::Linearizable {
+            self.enter(reads::catch_up(&self.life, &self.proposals, deadline)).await?;
+        }
+        let (value, applied) = self.life.host.read(|rows, applied| (read(rows), *applied));
+        let age = match consistency {
+            Consistency::Linearizable => Age::Linearizable,
+            Consistency::Stale => {
+                if let Some(running) = self.life.running() {
+                    // A leader remembers what it would tell the others.
+                    running.network.quorum_ack_age();
+                }
+                self.life.freshness.age(self.life.runtime.now(), applied.index())
+            }
+        };
+        Ok(Read { value: value.map_err(ReadError::Disk)?, revision: applied.revision, age })
     }
 
     /// Replaces a member whose data was lost by the empty node at `address` (by default where the old one was): it
@@ -129,45 +314,110 @@ impl<S: StateMachine> Node<S> {
     /// be repeated.
     pub async fn replace_member(
         &self,
-        _old: u64,
-        _address: Option<String>,
-        _deadline: Instant,
+        old: u64,
+        address: Option<String>,
+        deadline: Instant,
     ) -> Result<u64, ReplaceError> {
-        unimplemented!("interface first")
+        self.enter(membership::replace(&self.life, &self.proposals, old, address, deadline)).await
     }
 
     /// Hands leadership to `to`, or to the member that holds most of the log. Does nothing on a node that does not
-    /// lead. Returns the new leader.
+    /// lead. Returns the leader.
     ///
     /// # Errors
     /// When nobody else led by the deadline.
-    pub async fn transfer_leadership(&self, _to: Option<u64>, _deadline: Instant) -> Result<u64, Refusal> {
-        unimplemented!("interface first")
+    pub async fn transfer_leadership(&self, to: Option<u64>, deadline: Instant) -> Result<u64, Refusal> {
+        let Some(running) = self.life.running() else { return Err(Refusal::NotMember) };
+        self.enter(transfer_leadership(&self.life, running, to, deadline)).await
     }
 
-    /// Stops the node: refuses new requests, hands leadership over, lets open proposals end for at most `grace`,
-    /// makes everything durable.
-    pub async fn shutdown(&self, _grace: Duration) {
-        unimplemented!("interface first")
+    /// Stops the node: refuses new requests, lets open proposals end and hands leadership over for at most `grace`
+    /// in all, makes everything durable.
+    pub async fn shutdown(&self, grace: Duration) {
+        let life = &self.life;
+        let deadline = life.runtime.now() + grace;
+        self.proposals.close();
+        life.set_phase(Phase::Draining);
+        if let Some(running) = life.running() {
+            let settled = self.proposals.settled();
+            // Those that are late have an unknown outcome; they were told so, or their callers will be.
+            let _ = life.runtime.timeout(grace / 2, settled).await;
+            if running.metrics.borrow_watched().state == ServerState::Leader {
+                let handed = self.enter(transfer_leadership(life, running, None, deadline)).await;
+                if let Err(refusal) = handed {
+                    tracing::warn!(%refusal, "leadership not handed over");
+                }
+            }
+            let ended = self.enter(running.raft.shutdown()).await;
+            if ended.is_err() {
+                tracing::warn!("raft ended before it was asked to");
+            }
+        }
+        match life.sync().await {
+            Ok(()) => life.set_phase(Phase::Stopped(StopReason::Shutdown)),
+            Err(error) => life.fail(error),
+        }
+    }
+
+    /// Lets `future` call into openraft: its runtime is this node's.
+    async fn enter<F: Future>(&self, future: F) -> F::Output {
+        self.life.runtime.enter(future).await
     }
 }
 
-impl<S> Clone for Node<S> {
+impl<S: StateMachine> Clone for Node<S> {
     fn clone(&self) -> Self {
-        Self { machine: Arc::clone(&self.machine) }
+        Self { life: Arc::clone(&self.life), proposals: Arc::clone(&self.proposals) }
     }
 }
 
-impl<S> fmt::Debug for Node<S> {
+impl<S: StateMachine> fmt::Debug for Node<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Node")
     }
 }
 
-impl<S> fmt::Debug for Boot<S> {
+impl<S: StateMachine> fmt::Debug for Boot<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Boot")
     }
+}
+
+/// How often a wait looks at what changes without notice.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+fn position(id: LogId) -> LogPosition {
+    LogPosition { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+}
+
+fn check(config: &NodeConfig) -> Result<(), StartError> {
+    let refuse = |what: String| Err(StartError::Config(what));
+    let mut ids: Vec<u64> = config.members.iter().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        return refuse("a member is listed twice".to_owned());
+    }
+    if ids.contains(&0) || config.id == 0 {
+        return refuse("ids begin with 1".to_owned());
+    }
+    if !config.joining && !ids.contains(&config.id) {
+        return refuse(format!("node {} is not among the members {ids:?}", config.id));
+    }
+    crate::life::raft_config(config).map(|_| ()).or_else(|error| refuse(error.to_string()))
+}
+
+fn damaged(error: IdentityError) -> StartError {
+    match error {
+        IdentityError::Disk(error) => StartError::Disk(error),
+        damaged => StartError::Damaged(damaged.to_string()),
+    }
+}
+
+fn opening(error: std::io::Error) -> StartError {
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        return StartError::Damaged(error.to_string());
+    }
+    StartError::Disk(error)
 }
 
 /// Why a node did not start.
@@ -202,62 +452,3 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
-
-/// Why a member was not replaced.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum ReplaceError {
-    /// The request did not reach a leader that could act on it.
-    Refused(Refusal),
-    /// No such member.
-    UnknownMember {
-        /// The id that was named.
-        id: u64,
-    },
-    /// The cluster would lose its quorum: too few of the other voters answer.
-    QuorumAtRisk {
-        /// The voters that answer.
-        alive: Vec<u64>,
-        /// How many are needed.
-        needed: usize,
-    },
-    /// The old member itself is still answering with its data; only a lost one is replaced.
-    StillAlive {
-        /// The member.
-        id: u64,
-    },
-    /// Nobody answers at the address.
-    Unreachable {
-        /// The address.
-        address: String,
-    },
-    /// The node at the address belongs to a cluster already.
-    NotEmpty {
-        /// The address.
-        address: String,
-    },
-    /// The change began and was not finished by the deadline; it can be repeated.
-    Unfinished {
-        /// What was being done.
-        step: String,
-    },
-}
-
-impl fmt::Display for ReplaceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(refusal) => refusal.fmt(f),
-            Self::UnknownMember { id } => write!(f, "node {id} is not a member"),
-            Self::QuorumAtRisk { alive, needed } => {
-                write!(f, "only voters {alive:?} answer, {needed} are needed: the quorum would be lost")
-            }
-            Self::StillAlive { id } => {
-                write!(f, "node {id} answers and has its data: it needs no replacement")
-            }
-            Self::Unreachable { address } => write!(f, "nobody answers at {address}"),
-            Self::NotEmpty { address } => write!(f, "the node at {address} belongs to a cluster already"),
-            Self::Unfinished { step } => write!(f, "not finished in time: {step}; it can be repeated"),
-        }
-    }
-}
-
-impl std::error::Error for ReplaceError {}

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::Record;
 
 /// What became of a write of (session, sequence), or of asking for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// It is settled for ever: applied, or rolled back.
     Settled(Record),
@@ -27,7 +27,7 @@ pub enum WriteOutcome {
 }
 
 /// What became of opening a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenOutcome {
     /// The session is open.
     Opened {
@@ -43,7 +43,7 @@ pub enum OpenOutcome {
 }
 
 /// What became of closing a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CloseOutcome {
     /// It is closed, or was not open.
     Closed,

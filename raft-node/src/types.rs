@@ -36,7 +36,7 @@ impl fmt::Display for Proposal {
 
 /// A member as recorded in the replicated membership.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
+pub(crate) struct Member {
     /// Drawn once per empty data folder, durable before the node's first datagram. Zero only in tests.
     pub incarnation: u128,
     /// `host:port` or `ip:port`.

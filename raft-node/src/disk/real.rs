@@ -20,7 +20,6 @@ use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_core::runtime::BoxFuture;
@@ -41,9 +40,6 @@ const _: () = assert!(LEAF_COUNT_MAX * (PIECE_SIZE_MAX + ROW_KEY_SIZE_MAX + KEY_
 const _: () = assert!(INDEX_COUNT_MAX * (ROW_KEY_SIZE_MAX + KEY_OVERHEAD) < SEGMENT_SIZE / 4);
 /// Bytes of pages that sled may keep in memory.
 const CACHE_SIZE: u64 = 64 * 1024 * 1024;
-/// How often, and after which pause, opening is tried again while sled's own threads still close the last one.
-const CLOSING_TRIES_MAX: u32 = 200;
-const CLOSING_PAUSE: Duration = Duration::from_millis(10);
 /// What must be free on the file system beside a copy of the newest snapshot of sled's own, in bytes.
 const SPACE_MIN: u64 = 64 * 1024 * 1024;
 
@@ -322,7 +318,7 @@ impl Store for SledStore {
 
     fn sync(&self) -> BoxFuture<io::Result<()>> {
         let store = Arc::clone(&self.0);
-        // Polled on a thread of its own (the log writer's, an installation's): blocking it is what that thread is for.
+        // Only the writer polls this, on a thread of its own: blocking it is what that thread is for.
         Box::pin(async move { store.sync_now() })
     }
 }

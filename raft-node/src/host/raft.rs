@@ -28,10 +28,12 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Host<S> {
         Ok((head.last_applied, head.membership))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
+        // The end of the entries is looked at twice: after the last round that is not full, and by the next one.
+        let mut entries = entries.fuse();
         loop {
             let (mut batch, mut responders) = (VecDeque::new(), VecDeque::new());
             let mut size = 0;
