@@ -15,7 +15,7 @@ use crate::api::{
 };
 use crate::endpoint::{Endpoint, NoNames, Resolver};
 use crate::inner::{Inner, Parts};
-use crate::ledger::{Ledger, Verdict, outcome_of, verdict_of, verdict_of_transport};
+use crate::ledger::{Ledger, Verdict, verdict_of, verdict_of_transport};
 use crate::outcome::{Outcome, Reason, Refusal};
 use crate::pursuit::{Step, pursue};
 use crate::session::{Full, SessionId};
@@ -92,7 +92,7 @@ impl Client {
                 Err(refusal) => return Outcome::NotCommitted(Reason::Refused(refusal)),
             };
             let id = write.id;
-            let outcome = write.send_by(op.clone(), deadline).await;
+            let outcome = write.send_checked(op.clone()).await;
             let is_session_gone = matches!(
                 outcome,
                 Outcome::NotCommitted(Reason::Refused(Refusal::Node(
@@ -107,7 +107,8 @@ impl Client {
         }
     }
 
-    /// Takes a (session, sequence) for one write, whose token is then known before anything is sent.
+    /// Takes a (session, sequence) for one write, whose token is then known before anything is sent. The client's
+    /// timeout counts from here.
     ///
     /// # Errors
     /// When no session could be opened in time.
@@ -233,13 +234,13 @@ impl Client {
     async fn begin_by(&self, deadline: Instant) -> Result<Write, Refusal> {
         let inner = &self.inner;
         loop {
-            match self.try_begin() {
+            match self.try_begin(deadline) {
                 Ok(write) => return Ok(write),
                 Err(Full::Wait) => {
                     let mut room = std::pin::pin!(inner.room().notified());
                     // From here on no notification is missed; the last look has to come after it.
                     room.as_mut().enable();
-                    if let Ok(write) = self.try_begin() {
+                    if let Ok(write) = self.try_begin(deadline) {
                         return Ok(write);
                     }
                     let waited = inner.runtime().timeout_at(deadline, room).await;
@@ -249,7 +250,7 @@ impl Client {
                     let turn = inner.runtime().timeout_at(deadline, inner.opening().lock()).await;
                     let _turn = turn.map_err(|_| Refusal::Node(KvError::Deadline))?;
                     // Whoever had the turn before may have opened one.
-                    match self.try_begin() {
+                    match self.try_begin(deadline) {
                         Ok(write) => return Ok(write),
                         Err(Full::Open) => self.open(deadline).await?,
                         Err(Full::Wait) => {}
@@ -259,13 +260,13 @@ impl Client {
         }
     }
 
-    fn try_begin(&self) -> Result<Write, Full> {
+    fn try_begin(&self, deadline: Instant) -> Result<Write, Full> {
         let (id, token) = {
             let mut sessions = self.inner.sessions();
             let (id, sequence) = sessions.reserve()?;
             (id, sessions.token(id, sequence))
         };
-        Ok(Write { inner: Arc::clone(&self.inner), timeout: self.timeout, id, token, end: End::NeverSent })
+        Ok(Write { inner: Arc::clone(&self.inner), deadline, id, token, end: End::NeverSent })
     }
 
     async fn open(&self, deadline: Instant) -> Result<(), Refusal> {
@@ -288,8 +289,8 @@ impl Client {
     where
         R: serde::de::DeserializeOwned + Send + 'static,
     {
-        let mut last = None;
-        let judge = |address, answer: Result<R, CallError<KvError>>| match answer {
+        let (mut refusal, mut silence) = (None, None);
+        let judge = |_, answer: Result<R, CallError<KvError>>| match answer {
             Ok(answer) => {
                 on_answer(&answer);
                 Step::Done(answer)
@@ -297,20 +298,18 @@ impl Client {
             Err(CallError::Method(error)) => {
                 self.inner.follow(error.leader());
                 let verdict = verdict_of(&error);
-                last = Some(Refusal::Node(error));
+                refusal = Some(Refusal::Node(error));
                 Step::Go(verdict)
             }
             Err(CallError::Rpc(error)) => {
                 let verdict = verdict_of_transport(&error);
-                // What a node said tells more than that another one said nothing.
-                if !matches!(last, Some(Refusal::Node(_))) {
-                    last = Some(Refusal::Unreachable { detail: format!("{address}: {error}") });
-                }
+                silence = Some(error.message);
                 Step::Go(verdict)
             }
         };
         let answer = pursue(&self.inner, deadline, call, judge).await;
-        answer.ok_or_else(|| last.unwrap_or_else(|| nobody_to_ask(&self.inner)))
+        // What a node said tells more than that another one said nothing.
+        answer.ok_or_else(|| refusal.unwrap_or_else(|| unreachable(&self.inner, silence)))
     }
 }
 
@@ -319,7 +318,7 @@ impl Client {
 #[derive(Debug)]
 pub struct Write {
     inner: Arc<Inner>,
-    timeout: Duration,
+    deadline: Instant,
     id: SessionId,
     token: Token,
     end: End,
@@ -343,11 +342,11 @@ impl Write {
         if let Err(error) = op.check() {
             return Outcome::NotCommitted(Reason::Refused(error.into()));
         }
-        let deadline = self.inner.runtime().now() + self.timeout;
-        self.send_by(op, deadline).await
+        self.send_checked(op).await
     }
 
-    async fn send_by(mut self, op: WriteOp, deadline: Instant) -> Outcome {
+    async fn send_checked(mut self, op: WriteOp) -> Outcome {
+        let deadline = self.deadline;
         let inner = Arc::clone(&self.inner);
         let SessionId { cluster, session } = self.id;
         let sequence = self.token.sequence;
@@ -364,7 +363,7 @@ impl Write {
                 Err(CallError::Rpc(_)) => {}
             }
             match ledger.note(answer) {
-                Verdict::Settled(reply) => Step::Done(outcome_of(reply)),
+                Verdict::Settled(reply) => Step::Done(Outcome::from(reply)),
                 verdict => Step::Go(verdict),
             }
         };
@@ -374,7 +373,7 @@ impl Write {
                 inner.sessions().used(self.id, inner.runtime().wall_ms());
                 outcome
             }
-            None => ledger.conclude(self.token, || nobody_to_ask(&inner)),
+            None => ledger.conclude(self.token, |last| unreachable(&inner, last)),
         };
         if !matches!(outcome, Outcome::Unknown(_)) {
             self.end = End::Settled;
@@ -395,9 +394,15 @@ impl Drop for Write {
     }
 }
 
-fn nobody_to_ask(inner: &Inner) -> Refusal {
+/// Nobody was reached; `last` says why the last one was not.
+fn unreachable(inner: &Inner, last: Option<String>) -> Refusal {
     let names: Vec<_> = inner.endpoints().iter().map(Endpoint::as_str).collect();
-    Refusal::Unreachable { detail: format!("none of {} could be asked in time", names.join(", ")) }
+    let names = names.join(", ");
+    let detail = match last {
+        Some(last) => format!("nobody of {names} answered ({last})"),
+        None => format!("nobody of {names} could be asked: no address is known"),
+    };
+    Refusal::Unreachable { detail }
 }
 
 impl Builder {

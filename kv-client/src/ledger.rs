@@ -16,8 +16,10 @@ use crate::token::Token;
 pub(crate) struct Ledger {
     /// Whether an attempt may have reached a proposer.
     maybe_proposed: bool,
-    /// Why the last attempt was refused.
-    refusal: Option<Refusal>,
+    /// Why a node refused it last.
+    refusal: Option<KvError>,
+    /// Why a node was not reached, last.
+    silence: Option<String>,
 }
 
 /// What follows from the answer to one attempt.
@@ -44,7 +46,7 @@ impl Ledger {
             Err(CallError::Method(error)) => {
                 let verdict = verdict_of(&error);
                 if error.is_definite() {
-                    self.refusal = Some(error.into());
+                    self.refusal = Some(error);
                 } else {
                     self.maybe_proposed = true;
                 }
@@ -53,7 +55,7 @@ impl Ledger {
             Err(CallError::Rpc(error)) => {
                 // An answer that could not be read was executed: its effect is not known either.
                 if error.outcome == CallOutcome::NotExecuted {
-                    self.refusal = Some(Refusal::Unreachable { detail: error.to_string() });
+                    self.silence = Some(error.message.clone());
                 } else {
                     self.maybe_proposed = true;
                 }
@@ -63,12 +65,18 @@ impl Ledger {
     }
 
     /// The outcome when no attempt is open any more and none has settled the write.
-    /// `never_sent` says why there was none at all.
-    pub(crate) fn conclude(self, token: Token, never_sent: impl FnOnce() -> Refusal) -> Outcome {
+    /// `unreachable` says what it means that nobody was reached, from why the last one was not.
+    pub(crate) fn conclude(
+        self,
+        token: Token,
+        unreachable: impl FnOnce(Option<String>) -> Refusal,
+    ) -> Outcome {
         if self.maybe_proposed {
             return Outcome::Unknown(token);
         }
-        Outcome::NotCommitted(Reason::Refused(self.refusal.unwrap_or_else(never_sent)))
+        // What a node said tells more than that another one said nothing.
+        let refusal = self.refusal.map(Refusal::Node);
+        Outcome::NotCommitted(Reason::Refused(refusal.unwrap_or_else(|| unreachable(self.silence))))
     }
 }
 
@@ -110,18 +118,6 @@ pub(crate) fn verdict_of_transport(error: &RpcError) -> Verdict {
     }
 }
 
-/// The outcome that a settled write has for its caller.
-pub(crate) fn outcome_of(reply: WriteReply) -> Outcome {
-    match reply {
-        WriteReply::Committed { revision, existed } => Outcome::Committed { revision, existed },
-        WriteReply::ConditionFailed { revision, mod_revision } => {
-            Outcome::NotCommitted(Reason::ConditionFailed { revision, mod_revision })
-        }
-        WriteReply::RolledBack { revision } => Outcome::NotCommitted(Reason::RolledBack { revision }),
-        WriteReply::Rejected { revision } => Outcome::NotCommitted(Reason::Rejected { revision }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,8 +135,8 @@ mod tests {
         Err(RpcError::new(code, outcome, "test").into())
     }
 
-    fn never_sent() -> Refusal {
-        Refusal::Unreachable { detail: "test".to_owned() }
+    fn unreachable(last: Option<String>) -> Refusal {
+        Refusal::Unreachable { detail: last.unwrap_or_default() }
     }
 
     fn definite() -> Vec<Ended> {
@@ -191,7 +187,7 @@ mod tests {
                     for index in [first, second, third] {
                         assert!(!matches!(ledger.note(all[index].clone()), Verdict::Settled(_)));
                     }
-                    let outcome = ledger.conclude(TOKEN, never_sent);
+                    let outcome = ledger.conclude(TOKEN, unreachable);
                     if [first, second, third].into_iter().all(is_definite) {
                         assert!(matches!(outcome, Outcome::NotCommitted(Reason::Refused(_))), "{outcome:?}");
                     } else {
@@ -213,29 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn each_settled_reply_has_its_word() {
-        let table = [
-            (
-                WriteReply::Committed { revision: 1, existed: false },
-                Outcome::Committed { revision: 1, existed: false },
-            ),
-            (
-                WriteReply::ConditionFailed { revision: 2, mod_revision: Some(1) },
-                Outcome::NotCommitted(Reason::ConditionFailed { revision: 2, mod_revision: Some(1) }),
-            ),
-            (
-                WriteReply::RolledBack { revision: 3 },
-                Outcome::NotCommitted(Reason::RolledBack { revision: 3 }),
-            ),
-            (WriteReply::Rejected { revision: 4 }, Outcome::NotCommitted(Reason::Rejected { revision: 4 })),
-        ];
-        for (reply, outcome) in table {
-            assert_eq!(outcome_of(reply), outcome);
-        }
-    }
-
-    #[test]
     fn a_write_that_was_never_sent_is_not_committed() {
-        assert!(matches!(Ledger::default().conclude(TOKEN, never_sent), Outcome::NotCommitted(_)));
+        assert!(matches!(Ledger::default().conclude(TOKEN, unreachable), Outcome::NotCommitted(_)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::api::KvError;
+use crate::api::{KvError, WriteReply};
 use crate::token::Token;
 
 /// What became of a write. There is no fourth word, and no guessing.
@@ -19,6 +19,19 @@ pub enum Outcome {
     NotCommitted(Reason),
     /// It may have taken effect, or may still do so, or may not: [`crate::Client::resolve`] settles it.
     Unknown(Token),
+}
+
+impl From<WriteReply> for Outcome {
+    fn from(settled: WriteReply) -> Self {
+        match settled {
+            WriteReply::Committed { revision, existed } => Self::Committed { revision, existed },
+            WriteReply::ConditionFailed { revision, mod_revision } => {
+                Self::NotCommitted(Reason::ConditionFailed { revision, mod_revision })
+            }
+            WriteReply::RolledBack { revision } => Self::NotCommitted(Reason::RolledBack { revision }),
+            WriteReply::Rejected { revision } => Self::NotCommitted(Reason::Rejected { revision }),
+        }
+    }
 }
 
 /// Why a write was not committed.
@@ -140,3 +153,30 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_settled_reply_has_its_word() {
+        let table = [
+            (
+                WriteReply::Committed { revision: 1, existed: false },
+                Outcome::Committed { revision: 1, existed: false },
+            ),
+            (
+                WriteReply::ConditionFailed { revision: 2, mod_revision: Some(1) },
+                Outcome::NotCommitted(Reason::ConditionFailed { revision: 2, mod_revision: Some(1) }),
+            ),
+            (
+                WriteReply::RolledBack { revision: 3 },
+                Outcome::NotCommitted(Reason::RolledBack { revision: 3 }),
+            ),
+            (WriteReply::Rejected { revision: 4 }, Outcome::NotCommitted(Reason::Rejected { revision: 4 })),
+        ];
+        for (reply, outcome) in table {
+            assert_eq!(Outcome::from(reply), outcome);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What every command is handed: the client, the format, and what to say when a signal ends it.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kv_client::{Client, TIMEOUT_DEFAULT, Token};
+use rpc_core::driver::system;
+use rpc_core::driver::udp::UdpSocket;
+use rpc_core::peer::Peer;
+use rpc_core::runtime::Runtime;
+
+use super::names::SystemNames;
+use super::{ENDPOINTS_DEFAULT, Exit, Format, Global};
+
+/// What every command is handed.
+pub(crate) struct Context {
+    pub(crate) runtime: Runtime,
+    pub(crate) client: Client,
+    pub(crate) format: Format,
+    pub(crate) quiet: bool,
+    pub(crate) token_file: Option<PathBuf>,
+    peer: Peer,
+    /// What `--timeout` said.
+    timeout: Option<Duration>,
+    /// The write that may have been sent and has no outcome yet.
+    in_doubt: Mutex<Option<Token>>,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> io::Result<Self> {
+        let runtime = system::runtime(tokio::runtime::Handle::current());
+        let is_ipv6 = global
+            .endpoints
+            .iter()
+            .all(|endpoint| endpoint.literal().is_some_and(|address| address.is_ipv6()));
+        let any = if is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        let peer = Peer::builder(runtime.clone()).start_insecure(socket).map_err(io::Error::other)?;
+        let client = Client::builder(runtime.clone(), peer.clone())
+            .endpoints(global.endpoints)
+            .resolver(Arc::new(SystemNames))
+            .timeout(global.timeout.unwrap_or(TIMEOUT_DEFAULT))
+            .build();
+        Ok(Self {
+            runtime,
+            client,
+            format: global.output,
+            quiet: global.quiet,
+            token_file: global.token_file,
+            peer,
+            timeout: global.timeout,
+            in_doubt: Mutex::default(),
+        })
+    }
+
+    /// The client, with `default` as the time of a command unless `--timeout` says otherwise.
+    pub(crate) fn client_with_default(&self, default: Duration) -> Client {
+        self.client.with_timeout(self.timeout.unwrap_or(default))
+    }
+
+    /// From now on a signal must name this write; `None`: it has its outcome.
+    pub(crate) fn set_in_doubt(&self, token: Option<Token>) {
+        *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// A signal ended the command.
+    pub(crate) fn tell_interrupted(&self, exit: Exit) -> Exit {
+        match *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(token) => exit.because(format_args!(
+                "interrupted; the write may have been sent, its outcome is unknown until you run\n  {}",
+                self.resolve_line(&token)
+            )),
+            None => exit.because("interrupted"),
+        }
+    }
+
+    /// The command that settles a write, as typed.
+    pub(crate) fn resolve_line(&self, token: &Token) -> String {
+        let endpoints: Vec<_> = self.client.endpoints().iter().map(|endpoint| endpoint.as_str()).collect();
+        match endpoints.join(",") {
+            endpoints if endpoints == ENDPOINTS_DEFAULT => format!("kv-client resolve {token}"),
+            endpoints => format!("kv-client --endpoints {endpoints} resolve {token}"),
+        }
+    }
+
+    /// Says goodbye: lets the session go at the servers, and the connections. Nothing is waited for that takes longer
+    /// than a round trip nearby: what the servers do not hear, they let expire.
+    pub(crate) async fn leave(&self) {
+        self.client.close(GOODBYE).await;
+        // Whether the farewell was sent or not, there is nothing more to do.
+        let _ = self.runtime.timeout(GOODBYE, self.peer.close()).await;
+    }
+}
+
+/// How long each part of a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(5);

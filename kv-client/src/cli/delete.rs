@@ -1,0 +1,23 @@
+//! `delete KEY`
+
+use std::ffi::OsString;
+
+use clap::Args;
+use kv_client::api::WriteOp;
+
+use super::context::Context;
+use super::{Exit, input, write};
+
+/// Remove a key; one that is not there is no error
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// 1 to 4096 bytes
+    #[arg(allow_hyphen_values = true)]
+    key: OsString,
+}
+
+impl Delete {
+    pub(crate) async fn run(self, context: &Context) -> Exit {
+        write::run(WriteOp::Delete { key: input::bytes(self.key) }, context).await
+    }
+}
