@@ -240,3 +240,8 @@ fn a_closure_takes_the_bytes_that_a_client_of_a_trait_sends() {
     assert_eq!(bodies[4][..], [0x02]);
     assert_eq!(bodies[6][..], [0xf6]);
 }
+
+#[test]
+fn what_cannot_travel_is_refused_where_it_stands() {
+    trybuild::TestCases::new().compile_fail("tests/refused/*.rs");
+}
