@@ -1,6 +1,61 @@
 //! RPC over UDP whose every call ends in an honest outcome.
 //!
-//! Layers, each knowing only the ones before it:
+//! # Quick start
+//! A trait becomes a client and a service through [`service`]; a [`peer::Peer`] is a socket that serves and calls:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use rpc_core::driver::{system, udp::UdpSocket};
+//! use rpc_core::peer::Peer;
+//! use rpc_core::rpc::{CallError, Ctx, Outcome};
+//!
+//! /// Arithmetic, to be called from afar.
+//! #[rpc_core::service]
+//! pub trait Calc {
+//!     /// Divides, rounding towards zero.
+//!     async fn divide(&self, ctx: Ctx, a: u64, b: u64) -> Result<u64, CalcError>;
+//! }
+//!
+//! /// A method's own error travels typed.
+//! #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+//! pub enum CalcError {
+//!     DivideByZero,
+//! }
+//! # impl std::fmt::Display for CalcError {
+//! #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+//! #         f.write_str("division by zero")
+//! #     }
+//! # }
+//!
+//! struct Calculator;
+//!
+//! impl Calc for Calculator {
+//!     async fn divide(&self, _: Ctx, a: u64, b: u64) -> Result<u64, CalcError> {
+//!         a.checked_div(b).ok_or(CalcError::DivideByZero)
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let runtime = system::runtime(tokio::runtime::Handle::current());
+//! let server = Peer::builder(runtime.clone())
+//!     .services(calc_services(Arc::new(Calculator)))
+//!     .start_insecure(UdpSocket::bind("127.0.0.1:0".parse()?)?)?;
+//! let client = Peer::builder(runtime).start_insecure(UdpSocket::bind("127.0.0.1:0".parse()?)?)?;
+//!
+//! let calc = CalcClient::new(client.remote(server.local_addr()));
+//! assert_eq!(calc.divide(7, 2).await?, 3);
+//!
+//! let error = calc.divide(7, 0).await.unwrap_err();
+//! assert_eq!(error, CallError::Method(CalcError::DivideByZero));
+//! assert_eq!(error.outcome(), Outcome::Executed); // the other two: not executed, unknown
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layers
+//! Each knows only the ones before it:
 //! [`wire`] (varints, packets, frames) -> [`conn`] (one connection: acknowledgements, loss recovery, congestion,
 //! messages) -> [`endpoint`] (demultiplexing, setup exchange, limits) -> [`driver`] (UDP sockets, the link faults) ->
 //! [`rpc`] (calls, deadlines, errors, registry) -> [`peer`] (what a user holds). [`runtime`] is what all of them are
@@ -22,3 +77,8 @@ pub mod sim;
 pub mod wire;
 
 pub use rpc_core_macros::service;
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
