@@ -61,7 +61,7 @@ const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Asks one node for its status.
 pub async fn status<C: Cluster>(cluster: &C, peer: &Peer, node: u64) -> Option<Status> {
-    KvClient::new(&peer.remote(cluster.address(node))).status().timeout(STATUS_PATIENCE).await.ok()
+    KvClient::new(peer.remote(cluster.address(node))).status().timeout(STATUS_PATIENCE).await.ok()
 }
 
 /// The node that leads in the highest term that any node knows of, if it says so itself.

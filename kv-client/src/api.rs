@@ -17,12 +17,10 @@ use serde::{Deserialize, Serialize};
 
 mod service;
 
-pub use service::{Kv, KvClient, services};
+pub use service::{Kv, KvClient, kv_services};
 
 /// The version of this contract. A server answers it in [`Version`]; types only grow within one version.
 pub const PROTOCOL: u32 = 1;
-/// Where the service is mounted on a peer.
-pub const SERVICE: &str = "kv";
 /// The longest key in bytes; the shortest has one.
 pub const KEY_SIZE_MAX: usize = 4 * 1024;
 /// The largest value in bytes.

@@ -126,7 +126,7 @@ impl Client {
         let inner = &self.inner;
         let call = |node: &KvClient| {
             let floor = inner.sessions().floor(id);
-            node.resolve(&ResolveRequest {
+            node.resolve(ResolveRequest {
                 cluster: token.cluster,
                 session: token.session,
                 sequence: token.sequence,
@@ -183,7 +183,7 @@ impl Client {
             Step::Go(verdict)
         };
         let replaced =
-            pursue(&self.inner, self.deadline(), |node| node.member_replace(&request), judge).await;
+            pursue(&self.inner, self.deadline(), |node| node.member_replace(request.clone()), judge).await;
         replaced.unwrap_or_else(|| {
             Err(last.unwrap_or(CallError::Method(ReplaceError::Refused(KvError::Deadline))))
         })
@@ -216,7 +216,7 @@ impl Client {
             let request = CloseRequest { cluster, session };
             let Some(address) = self.inner.router().choose(self.inner.runtime().now(), &[]) else { return };
             // Lazy: a session that is not closed expires.
-            let _ = self.inner.node(address).close_session(&request).deadline(deadline).once().await;
+            let _ = self.inner.node(address).close_session(request).deadline(deadline).once().await;
         }
     }
 
@@ -227,7 +227,7 @@ impl Client {
     async fn read(&self, key: Bytes, consistency: Consistency) -> Result<GetReply, Refusal> {
         api::check_key(&key)?;
         let request = GetRequest { key, consistency };
-        let call = |node: &KvClient| node.get(&request).idempotent(true);
+        let call = |node: &KvClient| node.get(request.clone());
         self.ask(self.deadline(), call, |reply| self.inner.follow(reply.leader.as_ref())).await
     }
 
@@ -273,7 +273,7 @@ impl Client {
         let inner = &self.inner;
         let nonce = inner.sessions().nonce(|| inner.runtime().random_u128());
         let request = OpenRequest { nonce };
-        let call = |node: &KvClient| node.open_session(&request);
+        let call = |node: &KvClient| node.open_session(request.clone());
         let opened = self.ask(deadline, call, |opened| inner.follow(opened.leader.as_ref())).await?;
         inner.sessions().add(&opened, inner.runtime().wall_ms());
         Ok(())
@@ -353,7 +353,7 @@ impl Write {
         self.end = End::Open;
         let call = |node: &KvClient| {
             let floor = inner.sessions().floor(self.id).clamp(1, sequence);
-            node.write(&WriteRequest { cluster, session, sequence, floor, op: op.clone() })
+            node.write(WriteRequest { cluster, session, sequence, floor, op: op.clone() })
         };
         let mut ledger = Ledger::default();
         let judge = |_, answer: Result<api::WriteAnswer, CallError<KvError>>| {

@@ -106,7 +106,7 @@ impl Inner {
 
     /// The service of the node at `address`.
     pub(crate) fn node(&self, address: SocketAddr) -> KvClient {
-        KvClient::new(&self.peer.remote(address))
+        KvClient::new(self.peer.remote(address))
     }
 
     /// The addresses of `name` (`host:port`) that this client's socket can reach.
@@ -180,7 +180,7 @@ impl Inner {
     async fn run_probe(&self, name: &str, is_leader: bool) {
         let Ok(addresses) = self.resolve(name).await else { return };
         for address in addresses.into_iter().take(PROBES_MAX) {
-            let sign = self.node(address).version().timeout(PROBE_TIMEOUT).idempotent(true).once().await;
+            let sign = self.node(address).version().timeout(PROBE_TIMEOUT).once().await;
             let now = self.runtime.now();
             match (sign, is_leader) {
                 (Ok(_), true) => {

@@ -309,7 +309,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The methods of `service`, to be served by a peer.
 pub(crate) fn services(service: &Arc<Service>) -> rpc_core::rpc::Services {
-    kv_client::api::services(Arc::clone(service))
+    kv_client::api::kv_services(Arc::clone(service))
 }
 
 impl fmt::Debug for Service {
