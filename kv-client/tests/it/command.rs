@@ -1,0 +1,328 @@
+//! The built command, over real UDP on loopback: exit codes, JSON, exact bytes, signals.
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_client::Token;
+use kv_client::api::{KvError, kv_services};
+use rpc_core::driver::system;
+use rpc_core::driver::udp::UdpSocket;
+use rpc_core::peer::Peer;
+use rpc_core::runtime::Runtime;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, Command};
+
+use crate::played::{Manner, Table};
+
+/// A node that is played, on a real socket.
+struct Real {
+    table: Table,
+    endpoint: String,
+    runtime: Runtime,
+    _peer: Peer,
+}
+
+impl Real {
+    fn start() -> Self {
+        let runtime = system::runtime(tokio::runtime::Handle::current());
+        let table = Table::new(1);
+        let socket = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let services = kv_services(table.node(1));
+        let peer = Peer::builder(runtime.clone()).services(services).start_insecure(socket).unwrap();
+        Self { table, endpoint: peer.local_addr().to_string(), runtime, _peer: peer }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        command(&self.endpoint, arguments)
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Ended {
+        ended(self.command(arguments).output().await.unwrap())
+    }
+
+    /// Waits until the node got a request of this kind.
+    async fn until_asked(&self, method: &'static str) {
+        let asked = async {
+            while self.table.calls(1, method) == 0 {
+                self.runtime.sleep(Duration::from_millis(5)).await;
+            }
+        };
+        self.runtime.timeout(Duration::from_secs(10), asked).await.unwrap();
+    }
+}
+
+fn command(endpoint: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kv-client"));
+    command.env_clear().env("KV_ENDPOINTS", endpoint).args(arguments).kill_on_drop(true).stdin(Stdio::null());
+    command
+}
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Ended {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+fn ended(output: Output) -> Ended {
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    Ended { code: output.status.code(), stdout: output.stdout, stderr }
+}
+
+async fn without_server(arguments: &[&str]) -> Ended {
+    // Bound and silent: nobody else can take the port while the test runs.
+    let silent = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let endpoint = silent.local_addr().unwrap().to_string();
+    ended(command(&endpoint, arguments).output().await.unwrap())
+}
+
+async fn interrupt(child: &Child, signal: &str) {
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
+}
+
+fn token_in(text: &str) -> Token {
+    let word = text.split_whitespace().find(|word| word.starts_with("kv1-"));
+    word.unwrap_or_else(|| panic!("no token in {text:?}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn put_get_cas_delete_as_typed() {
+    let real = Real::start();
+    let put = real.run(&["put", "greeting", "hello"]).await;
+    assert_eq!(
+        (put.code, put.text()),
+        (Some(0), "committed at revision 102 (the key was not there before)\n")
+    );
+    let get = real.run(&["get", "greeting"]).await;
+    assert_eq!((get.code, get.text()), (Some(0), "hello\n"));
+    assert_eq!(real.run(&["cas", "greeting", "hello", "bye", "-q"]).await.text(), "");
+    let wrong = real.run(&["cas", "greeting", "hello", "again"]).await;
+    assert_eq!(wrong.code, Some(4));
+    assert!(wrong.stderr.contains("the condition failed"), "{wrong:?}");
+    let missing = real.run(&["get", "nothing"]).await;
+    assert_eq!((missing.code, missing.text()), (Some(3), ""));
+    assert!(missing.stderr.contains("key `nothing` not found"), "{missing:?}");
+    assert_eq!(real.run(&["delete", "greeting"]).await.code, Some(0));
+    assert_eq!(real.run(&["delete", "greeting"]).await.code, Some(0));
+    assert_eq!(real.table.lock().sessions.len(), 0, "each session was closed");
+}
+
+#[tokio::test]
+async fn json_follows_its_schema() {
+    let real = Real::start();
+    let put = real.run(&["--output", "json", "put", "k", "v"]).await.json();
+    assert_eq!(
+        put,
+        serde_json::json!({"outcome": "committed", "rev": 102, "reason": null, "token": null, "existed": false})
+    );
+    let get = real.run(&["get", "k", "--output", "json"]).await.json();
+    assert_eq!((&get["value"], &get["mod_rev"], &get["found"]), (&"v".into(), &102.into(), &true.into()));
+    let by_revision = real.run(&["cas", "k", "--rev", "102", "w", "--output", "json"]).await.json();
+    assert_eq!(by_revision["outcome"], "committed");
+    let failed = real.run(&["cas", "k", "--absent", "w", "--output", "json"]).await;
+    assert_eq!((failed.code, &failed.json()["reason"]), (Some(4), &"condition_failed".into()));
+    let missing = real.run(&["get", "no", "--output", "json"]).await;
+    assert_eq!((missing.code, &missing.json()["found"]), (Some(3), &false.into()));
+    let absent = real.run(&["delete", "no", "--output", "json"]).await;
+    assert_eq!((absent.code, &absent.json()["existed"]), (Some(0), &false.into()));
+    let status = real.run(&["status", "--output", "json"]).await.json();
+    assert_eq!(status["cluster"], format!("{:032x}", 0xc1));
+    assert_eq!((&status["leader"], &status["nodes"][0]["id"]), (&1.into(), &1.into()));
+    let bench =
+        real.run(&["bench", "--seconds", "1", "--clients", "4", "--mix", "50", "--output", "json"]).await;
+    assert_eq!(bench.code, Some(0), "{bench:?}");
+    assert!(bench.json()["put_latency_us"]["p99"].as_u64() > Some(0), "{bench:?}");
+    assert!(bench.json()["get_latency_us"]["p999"].as_u64() > Some(0), "{bench:?}");
+}
+
+#[tokio::test]
+async fn values_are_exact_bytes_in_and_out() {
+    let real = Real::start();
+    let mut value = vec![0; 1_048_576];
+    real.table.lock().random.fill(&mut value);
+    let mut put = real.command(&["put", "blob", "-"]);
+    let mut put = put.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = put.stdin.take().unwrap();
+    let written = value.clone();
+    let feed = async move {
+        stdin.write_all(&written).await.unwrap();
+        drop(stdin);
+    };
+    let (ended, ()) = tokio::join!(put.wait(), feed);
+    assert_eq!(ended.unwrap().code(), Some(0));
+    let get = real.run(&["get", "blob", "--raw"]).await;
+    assert!(get.code == Some(0) && get.stdout == value, "{} bytes", get.stdout.len());
+    let with_newline = real.run(&["get", "blob"]).await;
+    assert_eq!(with_newline.stdout.len(), value.len() + 1);
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("value");
+    std::fs::write(&file, [0, 10, 255]).unwrap();
+    assert_eq!(real.run(&["put", "file", &format!("@{}", file.display())]).await.code, Some(0));
+    assert_eq!(real.run(&["get", "file", "--raw"]).await.stdout, [0, 10, 255]);
+    assert_eq!(real.run(&["get", "file", "--output", "json"]).await.json()["value_b64"], "AAr/");
+
+    let mut odd = real.command(&["put"]);
+    let odd = odd.arg(OsStr::from_bytes(b"\xff")).arg(OsStr::from_bytes(b"-\xfe")).output().await.unwrap();
+    assert_eq!(odd.status.code(), Some(0), "{odd:?}");
+    assert!(real.table.lock().rows.contains_key(&Bytes::from_static(b"\xff")));
+}
+
+#[tokio::test]
+async fn an_unknown_write_prints_the_line_that_settles_it() {
+    let real = Real::start();
+    real.run(&["put", "warm", "up"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token").display().to_string();
+    real.table.set(1, Manner::SwallowWrites);
+    let put = real.run(&["put", "k", "v", "--timeout", "1500ms", "--token-file", &file]).await;
+    assert_eq!(put.code, Some(6), "{put:?}");
+    let line = format!("kv-client --endpoints {} resolve kv1-", real.endpoint);
+    assert!(put.stderr.contains(&line), "{put:?}");
+    let token = token_in(&put.stderr);
+    assert_eq!(token_in(&std::fs::read_to_string(&file).unwrap()), token, "it was saved before it was sent");
+
+    let unresolved =
+        real.run(&["resolve", &token.to_string(), "--timeout", "300ms", "--output", "json"]).await;
+    assert_eq!((unresolved.code, &unresolved.json()["outcome"]), (Some(6), &"unknown".into()));
+    real.table.heal();
+    let resolved = real.run(&["resolve", "--token-file", &file]).await;
+    assert_eq!(resolved.code, Some(5), "{resolved:?}");
+    assert!(resolved.stderr.contains("rolled back"), "{resolved:?}");
+    let again = real.run(&["resolve", &token.to_string(), "--output", "json"]).await;
+    assert_eq!(again.json()["reason"], "rolled_back");
+}
+
+#[tokio::test]
+async fn a_signal_after_sending_names_the_token() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let real = Real::start();
+        real.table.set(1, Manner::SwallowWrites);
+        let child = real.command(&["put", "k", "v"]).stderr(Stdio::piped()).spawn().unwrap();
+        real.until_asked("write").await;
+        interrupt(&child, signal).await;
+        let put = ended(child.wait_with_output().await.unwrap());
+        assert_eq!(put.code, Some(code), "{put:?}");
+        token_in(&put.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_signal_before_sending_names_none() {
+    let real = Real::start();
+    real.table.set(1, Manner::Swallow);
+    let child = real.command(&["put", "k", "v"]).stderr(Stdio::piped()).spawn().unwrap();
+    real.until_asked("open_session").await;
+    interrupt(&child, "-INT").await;
+    let put = ended(child.wait_with_output().await.unwrap());
+    assert_eq!((put.code, put.stderr.as_str()), (Some(130), "kv-client: interrupted\n"));
+}
+
+#[tokio::test]
+async fn a_reader_that_went_away_is_no_panic() {
+    let real = Real::start();
+    let script = format!("{} get k --raw | true; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_kv-client"));
+    real.table.lock().rows.insert("k".into(), (vec![7; 1_000_000].into(), 1));
+    let mut shell = Command::new("bash");
+    let shell = shell.args(["-c", &script]).env("KV_ENDPOINTS", &real.endpoint).output().await.unwrap();
+    let shell = ended(shell);
+    assert_eq!((shell.code, shell.stderr.as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn health_is_of_the_node_and_readiness_of_the_quorum() {
+    let real = Real::start();
+    assert_eq!(real.run(&["health", "--local"]).await.code, Some(0));
+    assert_eq!(real.run(&["wait", "--ready"]).await.code, Some(0));
+    real.table.set(1, Manner::Refuse(KvError::NoQuorum));
+    let sick = real.run(&["health", "--local", "--output", "json"]).await;
+    assert_eq!((sick.code, &sick.json()["reason"]), (Some(1), &"the disk failed".into()));
+    let unready = real.run(&["wait", "--ready", "--timeout", "300ms"]).await;
+    assert_eq!(unready.code, Some(5));
+    assert!(unready.stderr.contains("no quorum answers"), "{unready:?}");
+}
+
+#[tokio::test]
+async fn member_replace_names_the_successor() {
+    let real = Real::start();
+    let replaced = real.run(&["member", "replace", "3"]).await;
+    assert_eq!(
+        (replaced.code, replaced.text()),
+        (Some(0), "node 3 is replaced: its successor votes as node 4\n")
+    );
+    let unknown = real.run(&["member", "replace", "8"]).await;
+    assert_eq!(
+        (unknown.code, unknown.stderr.as_str()),
+        (Some(3), "kv-client: not replaced: node 8 is not a member\n")
+    );
+}
+
+#[tokio::test]
+async fn without_a_server_nothing_is_applied_and_the_time_is_kept() {
+    let clock = system::runtime(tokio::runtime::Handle::current());
+    for arguments in
+        [&["get", "k"][..], &["put", "k", "v"], &["delete", "k"], &["status"], &["wait", "--ready"]]
+    {
+        let begun = clock.now();
+        let ended = without_server(&[arguments, &["--timeout", "400ms"]].concat()).await;
+        assert_eq!(ended.code, Some(5), "{ended:?}");
+        assert!(ended.stderr.starts_with("kv-client: ") && ended.stderr.lines().count() == 1, "{ended:?}");
+        assert!(clock.now() - begun < Duration::from_secs(4), "{arguments:?}");
+    }
+    let token = Token { cluster: 1, session: 2, sequence: 3, expires_ms: 4 }.to_string();
+    assert_eq!(
+        without_server(&["resolve", &token, "--timeout", "300ms"]).await.code,
+        Some(6),
+        "still unknown"
+    );
+}
+
+#[tokio::test]
+async fn wrong_usage_is_2_and_a_limit_is_8_before_anything_is_sent() {
+    let long_key = "k".repeat(4_097);
+    let table: [(&[&str], i32, &str); 12] = [
+        (&[], 2, "Usage"),
+        (&["frobnicate"], 2, "frobnicate"),
+        (&["put", "k"], 2, "<VALUE>"),
+        (&["--endpoints", "nonsense", "get", "k"], 2, "bad address `nonsense`"),
+        (&["get", "k", "--timeout", "soon"], 2, "soon"),
+        (&["cas", "k", "v"], 2, "the new value is missing"),
+        (&["cas", "k", "a", "b", "--absent"], 2, "one of them is too many"),
+        (&["resolve", "kv1-nonsense"], 2, "71 characters"),
+        (&["resolve"], 2, "no token"),
+        (&["put", "k", "@/does/not/exist"], 2, "/does/not/exist"),
+        (&["put", "", "v"], 8, "the key is empty"),
+        (&["get", &long_key], 8, "larger than the limit of 4096 bytes"),
+    ];
+    for (arguments, code, sentence) in table {
+        let ended = without_server(arguments).await;
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.contains(sentence), "{arguments:?}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_above_the_limit_is_refused_by_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("large");
+    std::fs::write(&file, vec![7; 1_048_577]).unwrap();
+    let ended = without_server(&["put", "k", &format!("@{}", file.display())]).await;
+    assert_eq!(ended.code, Some(8));
+    assert!(ended.stderr.contains("larger than the limit of 1048576 bytes"), "{ended:?}");
+}
