@@ -7,7 +7,8 @@ use crate::command::{BODY_SIZE_MAX, SESSION_LIFETIME_MS_DEFAULT};
 /// What a node is told at its start. The same on the first start and on every later one.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// This node's id in [`NodeConfig::members`], from 1. A data folder belongs to the id it was made with.
+    /// This node's id in [`NodeConfig::members`], from 1 to [`CONFIGURED_ID_MAX`]. A data folder belongs to the id it
+    /// was made with. A node that replaced a lost one has an id above that in the cluster; its configuration stays.
     pub id: u64,
     /// The members a new cluster is made of, this node included: id and `host:port`. Later the replicated membership
     /// counts; then these are only the addresses to ask who is who.
@@ -24,6 +25,9 @@ pub struct NodeConfig {
     /// How long an unused session lives. Fixed for ever when the cluster is founded; default 24 h.
     pub session_lifetime: Duration,
 }
+
+/// The highest id in a configuration. Ids above are given to nodes that take the place of lost ones.
+pub const CONFIGURED_ID_MAX: u64 = 999;
 
 impl NodeConfig {
     /// A configuration with default timers and limits.

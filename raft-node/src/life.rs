@@ -429,8 +429,8 @@ pub(crate) fn raft_config(config: &NodeConfig) -> Result<Config, openraft::Confi
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.snapshots.entries_kept,
         replication_lag_threshold: config.snapshots.entries.saturating_add(config.snapshots.entries_kept),
-        // Often, in small steps.
-        purge_batch_size: 1_024,
+        // The least that is purged at once; the log removes it in small steps.
+        purge_batch_size: 1,
         install_snapshot_timeout: 10_000,
         backoff: "20ms 40ms 80ms ..500ms".to_owned(),
         ..Config::default()

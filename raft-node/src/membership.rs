@@ -10,6 +10,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use rpc_core::endpoint::Lane;
 use rpc_core::runtime::Instant;
 
+use crate::config::CONFIGURED_ID_MAX;
 use crate::identity::NodeName;
 use crate::life::{Life, Running};
 use crate::machine::StateMachine;
@@ -83,8 +84,11 @@ impl<S: StateMachine> Replacement<S> {
     ) -> Result<u64, ReplaceError> {
         let old = self.member(self.old).ok_or(ReplaceError::UnknownMember { id: self.old })?;
         let address = address.unwrap_or_else(|| old.address.clone());
-        self.check_quorum()?;
-        let new = self.find(&old, address, deadline).await?;
+        let newcomer = self.meet(&old, &address, deadline).await?;
+        self.await_quorum().await?;
+
+        *step = "giving the new member its id";
+        let new = self.assign(newcomer, address, deadline).await?;
 
         *step = "adding the new member as a learner";
         let member = Member { incarnation: new.name.incarnation, address: new.address.clone() };
@@ -94,7 +98,7 @@ impl<S: StateMachine> Replacement<S> {
         self.caught_up(new.name.id).await?;
 
         *step = "giving the vote of the old member to the new one";
-        self.check_quorum()?;
+        self.await_quorum().await?;
         let mut voters = self.voters();
         voters.remove(&self.old);
         voters.insert(new.name.id);
@@ -102,31 +106,45 @@ impl<S: StateMachine> Replacement<S> {
         Ok(new.name.id)
     }
 
-    /// The node that takes the place: an empty one, which gets a new id, or one that an earlier attempt gave its id.
-    async fn find(&self, old: &Member, address: String, deadline: Instant) -> Result<Target, ReplaceError> {
-        let network = &self.running.network;
+    /// Asks the node at `address` whether it can take the place.
+    async fn meet(&self, old: &Member, address: &str, deadline: Instant) -> Result<Newcomer, ReplaceError> {
         let introduction = self.life.introduction(None);
-        let Ok(other) = network.hello(&address, &introduction, deadline).await else {
-            return Err(ReplaceError::Unreachable { address });
+        let Ok(other) = self.running.network.hello(address, &introduction, deadline).await else {
+            return Err(ReplaceError::Unreachable { address: address.to_owned() });
         };
-        let name = NodeName { id: self.old, incarnation: old.incarnation };
-        if other.name == name {
+        let acknowledging = acknowledging(&self.running, self.life.config.timers.election_max);
+        let moved = address != old.address;
+        if other.name.incarnation == old.incarnation || (moved && acknowledging.contains(&self.old)) {
             return Err(ReplaceError::StillAlive { id: self.old });
         }
-        if other.cluster.is_some() {
-            let known = self.member(other.name.id);
-            let half_done = other.cluster == Some(self.running.cluster)
-                && known.is_none_or(|known| known.incarnation == other.name.incarnation)
-                && !self.voters().contains(&other.name.id);
-            return if half_done {
-                Ok(Target { name: other.name, address })
-            } else {
-                Err(ReplaceError::NotEmpty { address })
-            };
+        let Some(cluster) = other.cluster else { return Ok(Newcomer::Empty(other.name.incarnation)) };
+        let known = self.member(other.name.id);
+        let half_done = cluster == self.running.cluster
+            && known.is_none_or(|known| known.incarnation == other.name.incarnation)
+            && !self.voters().contains(&other.name.id);
+        if half_done {
+            Ok(Newcomer::Named(other.name))
+        } else {
+            Err(ReplaceError::NotEmpty { address: address.to_owned() })
         }
+    }
+
+    /// Makes sure that the newcomer has an id that no other node ever had.
+    async fn assign(
+        &self,
+        newcomer: Newcomer,
+        address: String,
+        deadline: Instant,
+    ) -> Result<Target, ReplaceError> {
+        let incarnation = match newcomer {
+            Newcomer::Named(name) => return Ok(Target { name, address }),
+            Newcomer::Empty(incarnation) => incarnation,
+        };
         // The index of a committed entry is unique in the life of the cluster: so is the id.
-        let id = self.running.raft.write_blank().await.map_err(refused)?.log_id.index;
-        let target = Target { name: NodeName { id, incarnation: other.name.incarnation }, address };
+        let index = self.running.raft.write_blank().await.map_err(refused)?.log_id.index;
+        let id = CONFIGURED_ID_MAX + 1 + index;
+        let target = Target { name: NodeName { id, incarnation }, address };
+        let network = &self.running.network;
         let assigned: Result<(), _> =
             network.call(&target, method::ASSIGN, Lane::Control, deadline, ()).await;
         match assigned {
@@ -135,19 +153,23 @@ impl<S: StateMachine> Replacement<S> {
         }
     }
 
-    /// Refuses a change that needs the old member's vote, or one that is not needed because it is alive.
-    fn check_quorum(&self) -> Result<(), ReplaceError> {
-        let voters = self.voters();
-        let alive = acknowledging(&self.running, self.life.config.timers.election_max * 2);
-        if alive.contains(&self.old) {
-            return Err(ReplaceError::StillAlive { id: self.old });
+    /// Waits a moment until enough other voters are heard of, so that the change does not need the old member's vote.
+    async fn await_quorum(&self) -> Result<(), ReplaceError> {
+        let age = self.life.config.timers.election_max * 2;
+        let patience = self.life.runtime.now() + age;
+        loop {
+            let voters = self.voters();
+            let alive = acknowledging(&self.running, age);
+            let needed = voters.len() / 2 + 1;
+            let alive: Vec<u64> = voters.intersection(&alive).copied().filter(|id| *id != self.old).collect();
+            if !voters.contains(&self.old) || alive.len() >= needed {
+                return Ok(());
+            }
+            if self.life.runtime.now() >= patience {
+                return Err(ReplaceError::QuorumAtRisk { alive, needed });
+            }
+            self.life.runtime.sleep(self.life.config.timers.heartbeat).await;
         }
-        let needed = voters.len() / 2 + 1;
-        let alive: Vec<u64> = voters.intersection(&alive).copied().collect();
-        if voters.contains(&self.old) && alive.len() < needed {
-            return Err(ReplaceError::QuorumAtRisk { alive, needed });
-        }
-        Ok(())
     }
 
     /// Waits until the learner holds all but the newest entries.
@@ -171,6 +193,14 @@ impl<S: StateMachine> Replacement<S> {
     fn voters(&self) -> BTreeSet<u64> {
         self.running.metrics.borrow_watched().membership_config.voter_ids().collect()
     }
+}
+
+/// Who takes the place of a lost member.
+enum Newcomer {
+    /// An empty node, by its incarnation.
+    Empty(u128),
+    /// A node that an earlier attempt gave its id.
+    Named(NodeName),
 }
 
 /// Hands leadership to `to`, or to the voter that holds most of the log; the new leader.

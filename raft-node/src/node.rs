@@ -17,7 +17,7 @@ use rpc_core::peer::Peer;
 use rpc_core::rpc::Services;
 use rpc_core::runtime::{Instant, Runtime};
 
-use crate::config::NodeConfig;
+use crate::config::{CONFIGURED_ID_MAX, NodeConfig};
 use crate::disk::Disk;
 use crate::duties;
 use crate::host::{Host, HostConfig};
@@ -397,8 +397,8 @@ fn check(config: &NodeConfig) -> Result<(), StartError> {
     if ids.windows(2).any(|pair| pair[0] == pair[1]) {
         return refuse("a member is listed twice".to_owned());
     }
-    if ids.contains(&0) || config.id == 0 {
-        return refuse("ids begin with 1".to_owned());
+    if ids.iter().chain([&config.id]).any(|id| !(1..=CONFIGURED_ID_MAX).contains(id)) {
+        return refuse(format!("ids are numbers from 1 to {CONFIGURED_ID_MAX}"));
     }
     if !config.joining && !ids.contains(&config.id) {
         return refuse(format!("node {} is not among the members {ids:?}", config.id));

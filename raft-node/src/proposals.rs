@@ -76,14 +76,15 @@ impl<S: StateMachine> Proposals<S> {
             let answer = match self.route() {
                 Ok(Route::Here) => self.propose(&ask, deadline).await,
                 Ok(Route::There(running, leader)) => self.forward(&running, leader, &ask, until).await,
-                Ok(Route::Nowhere) => Answer::Refused(Refusal::NotLeader { leader: None }),
-                Err(refusal) => Answer::Refused(refusal),
+                Ok(Route::Nowhere) => Answer::Refused(self.nobody()),
+                Err(_) if lost => return Answer::Lost,
+                Err(refusal) => return Answer::Refused(refusal),
             };
             let late = runtime.now() + ROUTE_PAUSE >= deadline;
             match answer {
                 Answer::Lost if late => return Answer::Lost,
                 Answer::Lost => lost = true,
-                Answer::Refused(Refusal::NotLeader { .. }) if !late => {}
+                Answer::Refused(Refusal::NotLeader { .. } | Refusal::NotMember) if !late => {}
                 // Neither a refusal of this attempt nor a table that has forgotten says anything about an earlier one.
                 Answer::Refused(_) | Answer::RecordsFull if lost => return Answer::Lost,
                 Answer::SessionExpired if lost && matches!(ask, Ask::Write { .. }) => return Answer::Lost,
@@ -125,7 +126,12 @@ impl<S: StateMachine> Proposals<S> {
         match self.life.runtime.timeout_at(deadline, written).await {
             Ok(Ok(response)) => answer(response.data),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                Answer::Refused(refusal(forward))
+                let elected_just_now = running.metrics.borrow_watched().last_quorum_acked.is_none();
+                Answer::Refused(match refusal(forward) {
+                    // A lease that never began has not ended.
+                    Refusal::LeaseExpired if elected_just_now => Refusal::NotLeader { leader: None },
+                    refusal => refusal,
+                })
             }
             // Discarded entries may live on elsewhere; a fatal error says nothing about the entry; a proposal that is
             // late may still be committed.
@@ -157,14 +163,17 @@ impl<S: StateMachine> Proposals<S> {
     }
 
     /// Where commands go now.
+    ///
+    /// # Errors
+    /// When waiting would not help.
     pub(crate) fn route(&self) -> Result<Route<S>, Refusal> {
         if self.is_closed() {
             return Err(Refusal::Draining);
         }
-        let Some(running) = self.life.running() else { return Err(Refusal::NotMember) };
-        if matches!(*self.life.phase().borrow_watched(), Phase::Stopped(_)) {
+        if matches!(*self.life.phase().borrow_watched(), Phase::Replaced { .. } | Phase::Stopped(_)) {
             return Err(Refusal::NotMember);
         }
+        let Some(running) = self.life.running() else { return Ok(Route::Nowhere) };
         if running.metrics.borrow_watched().state == ServerState::Leader {
             return Ok(Route::Here);
         }
@@ -174,16 +183,30 @@ impl<S: StateMachine> Proposals<S> {
         })
     }
 
+    /// Why there is nobody to ask.
+    pub(crate) fn nobody(&self) -> Refusal {
+        match self.life.running() {
+            Some(_) => Refusal::NotLeader { leader: None },
+            None => Refusal::NotMember,
+        }
+    }
+
     /// Waits until somebody leads, at least a moment, at most until `deadline`.
     pub(crate) async fn await_leader(&self, deadline: Instant) {
         let runtime = &self.life.runtime;
         runtime.sleep_until((runtime.now() + ROUTE_PAUSE).min(deadline)).await;
-        let Some(running) = self.life.running() else {
-            runtime.sleep_until(deadline).await;
-            return;
+        let led = async {
+            let mut phase = self.life.phase();
+            while self.life.running().is_none() {
+                phase.changed().await?;
+            }
+            match self.life.running() {
+                Some(running) => {
+                    running.metrics.clone().wait_until(|it| it.current_leader.is_some()).await.map(drop)
+                }
+                None => Ok(()),
+            }
         };
-        let mut metrics = running.metrics.clone();
-        let led = metrics.wait_until(|metrics| metrics.current_leader.is_some());
         // Whether somebody leads or the time is up, the next step is to look.
         let _ = runtime.timeout_at(deadline, led).await;
     }

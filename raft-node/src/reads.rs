@@ -45,7 +45,7 @@ pub(crate) async fn catch_up<S: StateMachine>(
         let answer = match proposals.route().map_err(ReadError::Refused)? {
             Route::Here => match life.running() {
                 Some(running) => read_index(running, runtime, deadline).await,
-                None => ReadIndex::Refused(Refusal::NotMember),
+                None => ReadIndex::Refused(proposals.nobody()),
             },
             Route::There(running, leader) => {
                 let call = running.network.call(&leader, method::READ_INDEX, Lane::Normal, deadline, ());
@@ -57,11 +57,13 @@ pub(crate) async fn catch_up<S: StateMachine>(
                 // A read has no effect: whatever became of the call, it can be made again.
                 answer.unwrap_or(ReadIndex::Refused(Refusal::NotLeader { leader: None }))
             }
-            Route::Nowhere => ReadIndex::Refused(Refusal::NotLeader { leader: None }),
+            Route::Nowhere => ReadIndex::Refused(proposals.nobody()),
         };
         match answer {
             ReadIndex::At(index) => break index,
-            ReadIndex::Refused(Refusal::NotLeader { .. }) if runtime.now() < deadline => {
+            ReadIndex::Refused(Refusal::NotLeader { .. } | Refusal::NotMember)
+                if runtime.now() < deadline =>
+            {
                 proposals.await_leader(deadline).await;
             }
             ReadIndex::Refused(refusal) => return Err(ReadError::Refused(refusal)),

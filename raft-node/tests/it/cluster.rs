@@ -107,6 +107,23 @@ impl Cluster {
         self.disks[&number].wipe();
     }
 
+    /// Gives each of two nodes the other's disk.
+    pub(crate) fn swap_disks(&mut self, one: u64, two: u64) {
+        let disk = self.disks[&one].clone();
+        let other = self.disks.insert(two, disk).expect("a node has a disk");
+        self.disks.insert(one, other);
+    }
+
+    /// Gives `number` the disk that it has in another cluster.
+    pub(crate) fn take_disk(&mut self, number: u64, other: &Self) {
+        self.disks.insert(number, other.disks[&number].clone());
+    }
+
+    /// Lets the next sync of a node's disk fail.
+    pub(crate) fn fail_disk(&self, number: u64) {
+        self.disks[&number].fail_syncs(1);
+    }
+
     /// Cuts `number` off from all others, in both directions.
     pub(crate) fn isolate(&self, number: u64) {
         let cut = LinkPolicy { cut: true, ..LinkPolicy::default() };

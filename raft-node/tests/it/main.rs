@@ -2,6 +2,11 @@
 
 mod cluster;
 mod counter;
+mod determinism;
 mod election;
+mod failure;
 mod formation;
+mod reads;
+mod replacement;
 mod sessions;
+mod snapshots;
