@@ -1,0 +1,222 @@
+//! What is asked about nodes, not keys: status, health, members, link faults, version.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use rpc_core::driver::fault::{Direction, FaultHits, LinkPolicy};
+use serde::{Deserialize, Serialize};
+
+use super::{Hint, KvError};
+
+/// What a node knows about itself and its cluster at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's id in the membership.
+    pub id: u64,
+    /// Drawn once for its data folder.
+    pub incarnation: u128,
+    /// The cluster it belongs to; `None` before it belongs to one.
+    pub cluster: Option<u128>,
+    /// Where it stands in its life, for people.
+    pub phase: String,
+    /// Whether it can serve now: a member that knows a leader (or leads with a quorum).
+    pub ready: bool,
+    /// Its part in the current term.
+    pub role: Role,
+    /// The leader it knows, itself included.
+    pub leader: Option<Hint>,
+    /// The current term.
+    pub term: u64,
+    /// The index of the last entry in its log.
+    pub last_log: Option<u64>,
+    /// The index of the last entry it knows to be committed.
+    pub committed: Option<u64>,
+    /// The index of the last entry its state machine holds.
+    pub applied: Option<u64>,
+    /// The index of the last entry in its snapshot.
+    pub snapshot: Option<u64>,
+    /// The revision of the last applied entry.
+    pub revision: u64,
+    /// The state hash at `applied`, where the node has one.
+    pub state_hash: Option<u64>,
+    /// The members, by id.
+    pub members: Vec<Member>,
+    /// Open sessions.
+    pub sessions: u64,
+    /// The version of the server.
+    pub version: String,
+    /// Milliseconds since the node started.
+    pub uptime_ms: u64,
+    /// Whether link faults may be set on it.
+    pub faults_enabled: bool,
+    /// Whether its traffic is only checked, not encrypted.
+    pub insecure: bool,
+    /// Counters since the start, by name (the names of docs/METRICS where there is such a metric).
+    pub counters: Vec<(String, u64)>,
+}
+
+/// A node's part in a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Receives the log, does not vote.
+    Learner,
+    /// Receives the log and votes.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Writes the log.
+    Leader,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Learner => "learner",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        })
+    }
+}
+
+/// One member as the asked node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// Its `host:port`.
+    pub address: String,
+    /// Drawn once for its data folder.
+    pub incarnation: u128,
+    /// Whether it votes.
+    pub voter: bool,
+    /// From the leader: the last log index that it holds durably.
+    pub matched: Option<u64>,
+    /// From the leader: milliseconds since it acknowledged the leader.
+    pub ack_age_ms: Option<u64>,
+}
+
+/// The health of one process and its disk; the quorum plays no part in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether process and disk work.
+    pub healthy: bool,
+    /// What does not, in one sentence.
+    pub reason: Option<String>,
+}
+
+/// Replaces a member whose data was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceRequest {
+    /// The id of the lost member.
+    pub old: u64,
+    /// Where its successor, an empty node, listens (`host:port`); `None`: where the old one did.
+    pub address: Option<String>,
+}
+
+/// A member was replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// The id of the successor, which votes now.
+    pub new: u64,
+}
+
+/// Why a member was not replaced. It can be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplaceError {
+    /// The request did not reach a leader that could act on it.
+    Refused(KvError),
+    /// No such member.
+    UnknownMember {
+        /// The id that was named.
+        id: u64,
+    },
+    /// The cluster would lose its quorum: too few of the other voters answer.
+    QuorumAtRisk {
+        /// The voters that answer.
+        alive: Vec<u64>,
+        /// How many are needed.
+        needed: u64,
+    },
+    /// The old member is answering with its data: only a lost one is replaced.
+    StillAlive {
+        /// The member.
+        id: u64,
+    },
+    /// Nobody answers at the address.
+    Unreachable {
+        /// The address.
+        address: String,
+    },
+    /// The node at the address belongs to a cluster already.
+    NotEmpty {
+        /// The address.
+        address: String,
+    },
+    /// The change began and was not finished by the deadline.
+    Unfinished {
+        /// What was being done.
+        step: String,
+    },
+}
+
+impl fmt::Display for ReplaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::UnknownMember { id } => write!(f, "node {id} is not a member"),
+            Self::QuorumAtRisk { alive, needed } => {
+                write!(f, "only voters {alive:?} answer, {needed} are needed: the quorum would be lost")
+            }
+            Self::StillAlive { id } => {
+                write!(f, "node {id} answers and has its data: it needs no replacement")
+            }
+            Self::Unreachable { address } => write!(f, "nobody answers at {address}"),
+            Self::NotEmpty { address } => write!(f, "the node at {address} belongs to a cluster already"),
+            Self::Unfinished { step } => write!(f, "not finished in time: {step}; it can be repeated"),
+        }
+    }
+}
+
+impl std::error::Error for ReplaceError {}
+
+/// Changes the link faults of a node's socket; only where they were enabled at its start. An empty request changes
+/// nothing and answers what is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultsRequest {
+    /// Draw later faults from this seed.
+    pub seed: Option<u64>,
+    /// Remove all faults before `set` is obeyed.
+    pub heal: bool,
+    /// Set the policies of these directed links.
+    pub set: Vec<LinkFault>,
+}
+
+/// The policy of one directed link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkFault {
+    /// Which way, seen from the asked node.
+    pub direction: Direction,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// What happens to the datagrams.
+    pub policy: LinkPolicy,
+}
+
+/// The link faults in force after a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultsReply {
+    /// The links that have a policy.
+    pub links: Vec<LinkFault>,
+    /// Datagrams hit since the start; faults that hit nothing prove nothing.
+    pub hits: FaultHits,
+}
+
+/// Who answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The version of the server.
+    pub version: String,
+    /// The version of the contract that it speaks: [`PROTOCOL`].
+    pub protocol: u32,
+}
