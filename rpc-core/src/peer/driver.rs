@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -67,13 +67,7 @@ async fn wait(
         if woken.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        match &mut timer.sleep {
-            Some(sleep) => sleep.as_mut().poll(cx).map(|()| {
-                timer.deadline = None;
-                Ok(())
-            }),
-            None => Poll::Pending,
-        }
+        timer.poll(cx).map(Ok)
     })
     .await
 }
@@ -86,10 +80,16 @@ struct Timer {
 
 impl Timer {
     fn set(&mut self, inner: &Inner, deadline: Option<Instant>) {
-        if self.deadline != deadline || self.sleep.is_none() {
+        if self.deadline != deadline {
             self.deadline = deadline;
             self.sleep = deadline.map(|deadline| inner.runtime.sleep_until(deadline));
         }
+    }
+
+    /// Ready once for each deadline that was set.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+        sleep.as_mut().poll(cx).map(|()| *self = Self { deadline: None, sleep: None })
     }
 }
 

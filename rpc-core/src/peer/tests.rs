@@ -206,3 +206,21 @@ fn a_drain_lets_open_calls_end_and_refuses_new_ones() {
         drained.await.unwrap();
     });
 }
+
+#[test]
+fn a_peer_with_nothing_to_do_does_nothing() {
+    // A timer that had fired once was polled again for ever.
+    let (world, _server, client, _) = pair(10);
+    let observer = world.observer();
+    let before_idle = world.clone();
+    let events = world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        assert_eq!(calc.call::<_, i64, DivideByZero>("divide", &(10i64, 2i64)).await, Ok(5));
+        // Longer than any timer of the connection: both sides forget it.
+        observer.sleep(Duration::from_secs(60)).await;
+        let (_, before) = before_idle.trace_hash();
+        observer.sleep(Duration::from_secs(3_600)).await;
+        before_idle.trace_hash().1 - before
+    });
+    assert!(events < 10, "{events} events in an idle hour");
+}

@@ -15,7 +15,7 @@ use crate::random::SeededRandom;
 use crate::runtime::{Abort, Backend, BoxFuture, Instant, Task};
 
 /// Polls without any passing of virtual time before the world is called stuck.
-const POLLS_PER_INSTANT_MAX: u64 = 5_000_000;
+const POLLS_PER_INSTANT_MAX: u64 = 1_000_000;
 
 /// Tells the lives of one node apart: handles of an earlier life do nothing.
 pub(super) type Life = u64;
@@ -142,6 +142,8 @@ impl ReadyQueue {
 
 struct TaskWaker {
     id: TaskId,
+    node: NodeNumber,
+    name: &'static str,
     queued: AtomicBool,
     queue: Arc<Mutex<VecDeque<Arc<Self>>>>,
 }
@@ -157,7 +159,7 @@ impl Wake for TaskWaker {
 
 /// Runs tasks and time until `task` is done.
 pub(super) fn run<T>(shared: &Arc<Shared>, task: &mut Task<T>) -> T {
-    let mut polls = 0;
+    let (mut polls, mut spinning) = (0, Vec::new());
     loop {
         let mut cx = Context::from_waker(Waker::noop());
         if let Poll::Ready(result) = Pin::new(&mut *task).poll(&mut cx) {
@@ -166,7 +168,14 @@ pub(super) fn run<T>(shared: &Arc<Shared>, task: &mut Task<T>) -> T {
         let woken = shared.ready.lock().pop_front();
         if let Some(woken) = woken {
             polls += 1;
-            assert!(polls < POLLS_PER_INSTANT_MAX, "tasks run for ever without any passing of time");
+            if polls >= POLLS_PER_INSTANT_MAX {
+                spinning.push(format!("{} of node {}", woken.name, woken.node));
+            }
+            assert!(
+                spinning.len() < 12,
+                "tasks run for ever without any passing of time: {}",
+                spinning.join(", ")
+            );
             poll_task(shared, &woken);
         } else {
             polls = 0;
@@ -262,7 +271,7 @@ impl Backend for NodeBackend {
         Box::pin(Sleep { shared: Arc::clone(&self.shared), node: self.node, at, key: None })
     }
 
-    fn spawn(&self, _name: &'static str, task: BoxFuture<()>) -> Abort {
+    fn spawn(&self, name: &'static str, task: BoxFuture<()>) -> Abort {
         let waker = {
             let mut state = self.shared.lock();
             let executor = &mut state.executor;
@@ -275,7 +284,8 @@ impl Backend for NodeBackend {
             executor.sequence += 1;
             let id = executor.sequence;
             let queue = Arc::clone(&self.shared.ready.queue);
-            let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(false), queue });
+            let waker =
+                Arc::new(TaskWaker { id, node: self.node, name, queued: AtomicBool::new(false), queue });
             executor.tasks.insert(id, Slot { node: self.node, future: Some(task) });
             waker
         };
