@@ -23,6 +23,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KV_LOG")
+        .unwrap_or_else(|_| "jepsen_tests=info,error".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
         Command::Sim(args) => commands::sim::run(&args).into(),
         Command::Verdict(args) => commands::verdict::run(&args).into(),

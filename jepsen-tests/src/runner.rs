@@ -327,10 +327,11 @@ async fn converge<C: Cluster>(cluster: &C, admin: &Peer, clock: &Runtime, patien
             }
         }
         let equal = states.windows(2).all(|pair| pair[0] == pair[1]);
-        if equal && states.len() == cluster.nodes().len() && states[0].1.is_some() {
+        if equal && states.len() == cluster.nodes().len() {
             return true;
         }
         if clock.now() >= deadline {
+            tracing::error!(?states, "the nodes did not reach one state: (applied, state hash)");
             return false;
         }
         clock.sleep(Duration::from_millis(50)).await;

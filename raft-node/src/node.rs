@@ -117,6 +117,7 @@ impl<S: StateMachine> Node<S> {
     pub fn status(&self) -> Status {
         let identity = self.life.identity();
         let phase = self.life.phase().borrow_watched().clone();
+        let applied = self.life.host.applied();
         let mut status = Status {
             id: identity.id,
             incarnation: identity.incarnation,
@@ -127,7 +128,9 @@ impl<S: StateMachine> Node<S> {
             vote: Vote::default(),
             last_log_index: None,
             committed: None,
-            applied: self.life.host.applied().log_id.map(position),
+            applied: applied.log_id.map(position),
+            state_hash: applied.state_hash,
+            sessions: self.life.host.sessions().sessions,
             snapshot: None,
             purged: None,
             members: Vec::new(),

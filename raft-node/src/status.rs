@@ -30,6 +30,10 @@ pub struct Status {
     pub committed: Option<LogPosition>,
     /// The last entry its state machine holds.
     pub applied: Option<LogPosition>,
+    /// A hash over everything that applying can read, at `applied`: equal on all nodes that applied the same entries.
+    pub state_hash: u128,
+    /// Sessions open in the state.
+    pub sessions: usize,
     /// The last entry in its snapshot.
     pub snapshot: Option<LogPosition>,
     /// The last entry removed from its log.

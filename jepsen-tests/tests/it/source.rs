@@ -43,7 +43,8 @@ fn offences(rule: impl Fn(&[&str], usize) -> bool) -> Vec<String> {
 fn every_select_is_biased() {
     // An unbiased `select!` draws from tokio's own generator: one seed would give many traces.
     let unbiased = offences(|lines, index| {
-        lines[index].contains("select! {") && !lines.get(index + 1).is_some_and(|next| next.contains("biased;"))
+        lines[index].contains("select! {")
+            && !lines.get(index + 1).is_some_and(|next| next.contains("biased;"))
     });
     assert!(unbiased.is_empty(), "select! without biased:\n{}", unbiased.join("\n"));
 }
@@ -72,9 +73,8 @@ fn byte_strings_are_never_arrays_of_numbers() {
 
 #[test]
 fn only_the_host_crate_knows_openraft_and_sled() {
-    let strangers = offences(|lines, index| {
-        lines[index].contains("openraft::") || lines[index].contains("sled::")
-    });
+    let strangers =
+        offences(|lines, index| lines[index].contains("openraft::") || lines[index].contains("sled::"));
     let strangers: Vec<_> = strangers.iter().filter(|line| !line.contains("raft-node/src")).collect();
     assert!(strangers.is_empty(), "openraft or sled outside raft-node:\n{strangers:?}");
 }

@@ -37,8 +37,8 @@ pub struct Status {
     pub snapshot: Option<u64>,
     /// The revision of the last applied entry.
     pub revision: u64,
-    /// The state hash at `applied`, where the node has one.
-    pub state_hash: Option<u64>,
+    /// A hash over the whole state at `applied`: equal on all nodes that applied the same entries.
+    pub state_hash: u128,
     /// The members, by id.
     pub members: Vec<Member>,
     /// Open sessions.

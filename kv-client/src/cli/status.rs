@@ -184,7 +184,7 @@ fn disagreement(asked: &[Asked]) -> String {
     let mut states: Vec<_> = asked
         .iter()
         .filter_map(|node| node.status.as_ref().ok())
-        .filter_map(|status| Some((status.cluster?, status.applied?, status.state_hash?, status.id)))
+        .filter_map(|status| Some((status.cluster?, status.applied?, status.state_hash, status.id)))
         .collect();
     states.sort_unstable();
     for pair in states.windows(2) {
@@ -232,7 +232,7 @@ struct AnsweredObject<'a> {
     applied: Option<u64>,
     snapshot: Option<u64>,
     rev: u64,
-    state_hash: Option<String>,
+    state_hash: String,
     sessions: u64,
     version: &'a str,
     uptime_ms: u64,
@@ -295,7 +295,7 @@ impl<'a> AnsweredObject<'a> {
             applied: status.applied,
             snapshot: status.snapshot,
             rev: status.revision,
-            state_hash: status.state_hash.map(|hash| format!("{hash:016x}")),
+            state_hash: format!("{:032x}", status.state_hash),
             sessions: status.sessions,
             version: &status.version,
             uptime_ms: status.uptime_ms,

@@ -324,7 +324,7 @@ impl Kv for Node {
             applied: Some(9),
             snapshot: None,
             revision: state.revision,
-            state_hash: Some(0xabc),
+            state_hash: 0xabc,
             members,
             sessions: state.sessions.len() as u64,
             version: "0.0.0".to_owned(),
