@@ -158,7 +158,7 @@ impl fmt::Display for KvError {
             Self::Draining => f.write_str("the node is stopping"),
             Self::NotMember { phase } => write!(f, "the node is not part of a cluster: {phase}"),
             Self::ForeignCluster { cluster } => write!(f, "the node belongs to cluster {cluster:032x}"),
-            Self::Deadline => f.write_str("the time was over before anything was proposed"),
+            Self::Deadline => f.write_str("the time was over before the request could be served"),
             Self::Denied { reason } => write!(f, "denied: {reason}"),
             Self::Disk { reason } => write!(f, "the node's disk failed: {reason}"),
             Self::Unknown => f.write_str("the outcome is unknown"),
