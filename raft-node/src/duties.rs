@@ -34,6 +34,9 @@ async fn until_running<S: StateMachine>(life: &Life<S>) -> Option<Running<S>> {
         if let Some(running) = life.running() {
             return Some(running.clone());
         }
+        if matches!(*phase.borrow_watched(), Phase::Stopped(_)) {
+            return None;
+        }
         phase.changed().await.ok()?;
     }
 }
@@ -90,7 +93,9 @@ async fn found<S: StateMachine>(life: Arc<Life<S>>, running: Running<S>, proposa
         if changed.is_err() {
             return;
         }
-        life.runtime.sleep(FOUND_PAUSE).await;
+        if !life.pause(FOUND_PAUSE).await {
+            return;
+        }
     }
     if life.host.cluster() != Some(running.cluster) {
         life.fail("the state belongs to another cluster than the identity");
@@ -99,8 +104,7 @@ async fn found<S: StateMachine>(life: Arc<Life<S>>, running: Running<S>, proposa
 
 /// Once a minute the leader drops the sessions that nobody used for their lifetime, if there are any.
 async fn expire<S: StateMachine>(life: Arc<Life<S>>, running: Running<S>, proposals: Arc<Proposals<S>>) {
-    loop {
-        life.runtime.sleep(EXPIRE_INTERVAL).await;
+    while life.pause(EXPIRE_INTERVAL).await {
         for _ in 0..EXPIRE_ROUNDS_MAX {
             let time_ms = life.runtime.wall_ms().max(life.host.applied().time_ms);
             if !leads(&running) || life.host.sessions().expiry_ms.is_none_or(|due_ms| due_ms > time_ms) {
@@ -114,19 +118,18 @@ async fn expire<S: StateMachine>(life: Arc<Life<S>>, running: Running<S>, propos
 /// Builds a snapshot when the log has grown enough since the last one.
 async fn build_snapshots<S: StateMachine>(life: Arc<Life<S>>, running: Running<S>) {
     let trigger = &life.config.snapshots;
-    let mut bytes_before = 0;
-    loop {
-        life.runtime.sleep(SNAPSHOT_INTERVAL).await;
+    let mut size_before = 0;
+    while life.pause(SNAPSHOT_INTERVAL).await {
         let (applied, snapshot) = {
             let metrics = running.metrics.borrow_watched();
             (metrics.last_applied.map_or(0, |id| id.index), metrics.snapshot.map_or(0, |id| id.index))
         };
-        let bytes = life.log_bytes_written();
-        let due = applied - snapshot.min(applied) >= trigger.entries || bytes - bytes_before >= trigger.bytes;
+        let size = life.log_size_appended();
+        let due = applied - snapshot.min(applied) >= trigger.entries || size - size_before >= trigger.bytes;
         if !due || applied <= snapshot {
             continue;
         }
-        bytes_before = bytes;
+        size_before = size;
         life.runtime.trace(|| format!("build a snapshot at {applied}"));
         if running.raft.trigger().snapshot().await.is_err() {
             return;

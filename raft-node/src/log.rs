@@ -63,6 +63,8 @@ struct Log {
     /// The newest entries, without gaps up to `last`, each with the size of its record.
     tail: VecDeque<(EntryOf<TypeConfig>, usize)>,
     tail_size: usize,
+    /// Bytes of the records of all entries that were ever pushed.
+    pushed_size: u64,
     /// Nothing was ever dropped from the front of the tail.
     tail_is_all: bool,
 }
@@ -94,6 +96,11 @@ impl LogStore {
         let (sender, done) = oneshot::channel();
         self.submit(Work::Durable(sender)).await?;
         done.await.map_err(|_| writer_gone())?
+    }
+
+    /// Bytes of the records of the entries that were there at the opening and of those appended since.
+    pub(crate) fn size_appended(&self) -> u64 {
+        self.log().pushed_size
     }
 
     async fn submit(&self, work: Work) -> io::Result<()> {
@@ -178,6 +185,7 @@ impl Log {
         self.last = Some(entry.log_id());
         self.tail.push_back((entry, size));
         self.tail_size += size;
+        self.pushed_size += size as u64;
         while self.tail_size > TAIL_SIZE_MAX {
             let Some((_, oldest)) = self.tail.pop_front() else { break };
             self.tail_size -= oldest;

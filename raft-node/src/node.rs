@@ -346,6 +346,8 @@ impl<S: StateMachine> Node<S> {
             // Those that are late have an unknown outcome; they were told so, or their callers will be.
             let _ = life.runtime.timeout(grace / 2, settled).await;
             if running.metrics.borrow_watched().state == ServerState::Leader {
+                // Somebody who does not take over within an election is gone too.
+                let deadline = deadline.min(life.runtime.now() + life.config.timers.election_max * 2);
                 let handed = self.enter(transfer_leadership(life, running, None, deadline)).await;
                 if let Err(refusal) = handed {
                     tracing::warn!(%refusal, "leadership not handed over");

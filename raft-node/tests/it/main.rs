@@ -7,6 +7,7 @@ mod election;
 mod failure;
 mod formation;
 mod reads;
+mod real;
 mod replacement;
 mod sessions;
 mod snapshots;
