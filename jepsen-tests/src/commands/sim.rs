@@ -1,5 +1,6 @@
 //! `jepsen-tests sim`: seeds of the simulated cluster.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use jepsen_tests::cluster::sim::{self, SimCluster};
 use jepsen_tests::plan::{FaultKind, Plan};
 use jepsen_tests::runner::{self, Conclusion, Coverage, Options, Run};
+use rpc_core::random::SeededRandom;
 
 use super::Exit;
 
@@ -31,6 +33,9 @@ pub(crate) struct Args {
     /// Run each seed in two processes and compare the traces
     #[arg(long, conflicts_with = "trace")]
     compare: bool,
+    /// Let one number come from the system instead of the seed: --compare must then fail
+    #[arg(long, hide = true)]
+    plant_entropy: bool,
     /// Nodes of the cluster
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=7))]
     nodes: u64,
@@ -48,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Exit {
     #[expect(clippy::disallowed_methods, reason = "tells the user how fast the simulation is")]
     let started = Instant::now();
     for seed in args.from..args.from + args.seeds {
-        let (run, hash) = simulate(seed, args.nodes, None);
+        let (run, hash) = simulate(seed, args, None);
         let (exit, text) = judge(&run);
         println!("seed {seed} trace {:016x} {} events: {text}", hash.0, hash.1);
         if exit != Exit::Linearizable {
@@ -73,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Exit {
 
 /// One seed, with its plan or its trace.
 fn one(seed: u64, args: &Args) -> Exit {
-    let (run, hash) = simulate(seed, args.nodes, args.trace.then(|| Box::new(print_line) as Sink));
+    let (run, hash) = simulate(seed, args, args.trace.then(|| Box::new(print_line) as Sink));
     let (exit, text) = judge(&run);
     let summary = format!("seed {seed} trace {:016x} {} events: {text}", hash.0, hash.1);
     if args.trace {
@@ -104,7 +109,10 @@ fn compare(args: &Args) -> Exit {
     let process = || {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["sim", "--seeds", &args.seeds.to_string(), "--from", &args.from.to_string()]);
-        command.args(["--nodes", &args.nodes.to_string()]).stdout(Stdio::piped()).spawn()
+        command
+            .args(["--nodes", &args.nodes.to_string()])
+            .args(args.plant_entropy.then_some("--plant-entropy"));
+        command.stdout(Stdio::piped()).spawn()
     };
     let outputs = || -> io::Result<_> {
         let (first, second) = (process()?, process()?);
@@ -137,12 +145,16 @@ fn compare(args: &Args) -> Exit {
 type Sink = Box<dyn FnMut(&str) + Send>;
 type Simulated = (Result<Run, String>, (u64, u64));
 
-fn simulate(seed: u64, nodes: u64, sink: Option<Sink>) -> Simulated {
+fn simulate(seed: u64, args: &Args, sink: Option<Sink>) -> Simulated {
+    let nodes = args.nodes;
     let (world, mut random) = sim::world(seed);
     if let Some(sink) = sink {
         world.print_trace(sink);
     }
     let plan = plan(nodes, &mut random);
+    if args.plant_entropy {
+        random = SeededRandom::new(RandomState::new().hash_one(seed));
+    }
     let cluster = SimCluster::start(&world, nodes);
     let options = Options {
         clients: 5,
@@ -176,7 +188,7 @@ fn judge(run: &Result<Run, String>) -> (Exit, String) {
     }
 }
 
-fn plan(nodes: u64, random: &mut rpc_core::random::SeededRandom) -> Plan {
+fn plan(nodes: u64, random: &mut SeededRandom) -> Plan {
     let kinds: Vec<FaultKind> = FaultKind::ALL.iter().map(|(kind, _)| *kind).collect();
     Plan::draw(&kinds, nodes, FAULTS_TIME, random)
 }
