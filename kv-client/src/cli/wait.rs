@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use kv_client::Refusal;
 use serde::Serialize;
 
 use super::context::Context;
@@ -27,9 +28,10 @@ impl Wait {
     pub(crate) async fn run(self, context: &Context) -> Exit {
         let timeout = context.client_with_default(TIMEOUT_DEFAULT).timeout();
         let deadline = context.runtime.now() + timeout;
+        let mut last: Option<Refusal> = None;
         loop {
             let left = deadline - context.runtime.now();
-            let refusal = match context.client.with_timeout(left.min(TRY)).get(KEY).await {
+            match context.client.with_timeout(left.min(TRY)).get(KEY).await {
                 Ok(reply) => {
                     let printed = match context.format {
                         Format::Json => print_json(&ReadyObject { ready: true, rev: reply.revision }),
@@ -39,12 +41,14 @@ impl Wait {
                     context.leave().await;
                     return printed.err().unwrap_or(Exit::Done);
                 }
-                Err(refusal) => refusal,
-            };
-            if context.runtime.now() >= deadline {
+                // What a node said tells more than that the last, short try was not answered.
+                Err(refusal @ Refusal::Node(_)) => last = Some(refusal),
+                Err(refusal) => last = last.or(Some(refusal)),
+            }
+            if let Some(refusal) = last.as_ref().filter(|_| context.runtime.now() >= deadline) {
                 return match context.format {
                     Format::Json => {
-                        print_json(&ErrorObject::of_refusal(&refusal)).err().unwrap_or(Exit::NotApplied)
+                        print_json(&ErrorObject::of_refusal(refusal)).err().unwrap_or(Exit::NotApplied)
                     }
                     Format::Simple => {
                         Exit::NotApplied.because(format_args!("not ready within {timeout:?}: {refusal}"))
