@@ -27,7 +27,8 @@ pub struct Disk {
 /// holds a *prefix* of that order which contains at least everything that was written before the last completed
 /// [`Store::sync`] was called. One insert or remove is atomic; nothing larger is.
 /// An error is sticky: the store is poisoned, every later call fails, the process must be restarted.
-/// Writes return without waiting for the disk.
+/// Writes return without waiting for the disk. A key above [`KEY_SIZE_MAX`] or a value above [`PIECE_SIZE_MAX`] is refused
+/// with `InvalidInput`, which is not sticky.
 pub trait Store: Send + Sync + 'static {
     /// Sets `key` of `tree`.
     fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()>;
@@ -94,9 +95,30 @@ pub trait Files: Send + Sync + 'static {
     fn sync_directory(&self) -> BoxFuture<io::Result<()>>;
 }
 
-/// The largest value that is put into a [`Store`], in bytes; what is larger goes in pieces under keys of their own. sled
-/// moves a leaf (up to about 20 items) that exceeds a quarter of its segment into a file that it never syncs.
-pub const PIECE_SIZE_MAX: usize = 4 * 1024;
+/// The largest value that is put into a [`Store`], in bytes; what is larger goes in pieces under keys of their own,
+/// because sled moves a leaf that outgrows its segment into a file that it never syncs ([`real`]).
+///
+/// 16 KiB: a command with a value of 4 KiB stays whole, which costs half of what pieces of 4 KiB cost; larger pieces
+/// gain nothing more (docs/STORAGE.md).
+pub const PIECE_SIZE_MAX: usize = 16 * 1024;
+
+/// The longest key of a [`Store`], in bytes: a row key of 4 KiB and what the layers above put before it.
+pub const KEY_SIZE_MAX: usize = 4 * 1024 + 128;
+
+/// Both adapters refuse the same items.
+fn check_item(tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+    if key.len() <= KEY_SIZE_MAX && value.len() <= PIECE_SIZE_MAX {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "item of tree {tree}: key of {} bytes (at most {KEY_SIZE_MAX}), value of {} (at most {PIECE_SIZE_MAX})",
+            key.len(),
+            value.len()
+        ),
+    ))
+}
 
 #[cfg(test)]
 mod tests;

@@ -25,16 +25,19 @@ use self::record::{HEAD_KEYS, decode_meta, encode_meta};
 use crate::disk::Disk;
 use crate::types::TypeConfig;
 
-/// Entries kept in memory for replication and apply, in bytes of their records: older ones are read from the store.
-const TAIL_SIZE_MAX: usize = 16 * 1024 * 1024;
+/// Entries kept in memory for replication and apply, in bytes: older ones are read from the store.
+const TAIL_SIZE_MAX: usize = 8 * 1024 * 1024;
+/// What an entry takes in memory beside its payload, in bytes, about.
+const TAIL_ENTRY_SIZE: usize = 192;
 /// Bytes of entries that one read for replication gives, unless the first entry alone is larger.
 const READ_SIZE_MAX: usize = 256 * 1024;
 /// Work that waits for the writer; a full queue makes an append wait.
 const QUEUE_COUNT_MAX: usize = 65_536;
 /// Answers that one sync gives.
 const GROUP_COUNT_MAX: usize = 4_096;
-/// Entries that are removed between two syncs: a purge must not delay appends.
-const PURGE_STEP_COUNT: u64 = 512;
+/// Entries that are removed between two syncs, beside two for each that was appended meanwhile: a purge must not delay
+/// appends, and must not fall behind them for ever.
+const PURGE_STEP_COUNT: usize = 128;
 /// Entries that one chunk of a stream holds.
 const CHUNK_COUNT: u64 = 256;
 
@@ -44,9 +47,6 @@ pub(crate) struct LogStore {
     shared: Arc<Shared>,
     writer: mpsc::Sender<Work>,
 }
-
-/// Reads the log.
-pub(crate) type LogReader = LogStore;
 
 struct Shared {
     disk: Disk,
@@ -60,10 +60,10 @@ struct Log {
     committed: Option<LogIdOf<TypeConfig>>,
     purged: Option<LogIdOf<TypeConfig>>,
     last: Option<LogIdOf<TypeConfig>>,
-    /// The newest entries, without gaps up to `last`, each with the size of its record.
+    /// The newest entries, without gaps up to `last`, each with the size of its payload.
     tail: VecDeque<(EntryOf<TypeConfig>, usize)>,
     tail_size: usize,
-    /// Bytes of the records of all entries that were ever pushed.
+    /// Bytes of the payloads of all entries that were ever pushed.
     pushed_size: u64,
     /// Nothing was ever dropped from the front of the tail.
     tail_is_all: bool,
@@ -71,7 +71,8 @@ struct Log {
 
 /// What the writer is asked for, in the order of the writes that it covers.
 enum Work {
-    Appended(IOFlushed<TypeConfig>),
+    /// So many entries.
+    Appended(IOFlushed<TypeConfig>, usize),
     Durable(oneshot::Sender<io::Result<()>>),
     /// Entries up to this index are not needed any more.
     Purged(u64),
@@ -84,10 +85,9 @@ impl LogStore {
     /// `InvalidData` with the log index when an entry is damaged or missing; the error of the disk when it fails.
     pub(crate) fn open(disk: Disk, runtime: &Runtime) -> io::Result<Self> {
         let log = Log::load(&disk)?;
-        let first = log.purged.map_or(0, |purged| purged.index + 1);
         let (writer, work) = mpsc::channel(QUEUE_COUNT_MAX);
         let shared = Arc::new(Shared { disk, log: Mutex::new(log) });
-        runtime.spawn_thread("log writer", write(shared.disk.clone(), first, work));
+        runtime.spawn_thread("log writer", write(shared.disk.clone(), work));
         Ok(Self { shared, writer })
     }
 
@@ -98,7 +98,7 @@ impl LogStore {
         done.await.map_err(|_| writer_gone())?
     }
 
-    /// Bytes of the records of the entries that were there at the opening and of those appended since.
+    /// Bytes of the payloads of the entries that were there at the opening and of those appended since.
     pub(crate) fn size_appended(&self) -> u64 {
         self.log().pushed_size
     }
@@ -111,7 +111,8 @@ impl LogStore {
         self.shared.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entries of `range` that exist, ascending; stops after `size_max` bytes of records, not before the first.
+    /// The entries of `range` that exist, ascending; stops after `size_max` bytes of payload, not before the first.
+    /// Holds the lock, so that all of them come from one state of the log.
     fn entries(
         &self,
         range: &impl RangeBounds<u64>,
@@ -136,11 +137,11 @@ impl LogStore {
         let (mut index, stop) = (start.max(first), stop.min(end));
         let (mut entries, mut size) = (Vec::new(), 0);
         while index < stop {
-            let (entry, record_size) = match index.checked_sub(tail_first) {
+            let (entry, payload_size) = match index.checked_sub(tail_first) {
                 Some(position) => log.tail[position as usize].clone(),
                 None => record::read(&*self.shared.disk.store, index)?,
             };
-            size += record_size;
+            size += payload_size;
             if size > size_max && !entries.is_empty() {
                 break;
             }
@@ -156,7 +157,7 @@ impl Log {
         let store = &*disk.store;
         let mut log = Self {
             vote: decode_meta(store, record::VOTE)?,
-            committed: decode_meta(store, record::COMMITTED)?,
+            committed: decode_meta::<Option<_>>(store, record::COMMITTED)?.flatten(),
             purged: decode_meta(store, record::PURGED)?,
             tail_is_all: true,
             ..Self::default()
@@ -164,7 +165,7 @@ impl Log {
         log.last = log.purged;
         let first = log.purged.map_or(0, |purged| purged.index + 1);
         // A crash can leave purged entries behind, and pieces whose entry was never finished.
-        record::remove_below(store, first)?;
+        while !record::remove_below(store, first, PURGE_STEP_COUNT)? {}
         for index in first.. {
             if store.get(HEAD_KEYS, &index.to_be_bytes())?.is_none() {
                 break;
@@ -184,29 +185,37 @@ impl Log {
     fn push(&mut self, entry: EntryOf<TypeConfig>, size: usize) {
         self.last = Some(entry.log_id());
         self.tail.push_back((entry, size));
-        self.tail_size += size;
+        self.tail_size += size + TAIL_ENTRY_SIZE;
         self.pushed_size += size as u64;
         while self.tail_size > TAIL_SIZE_MAX {
-            let Some((_, oldest)) = self.tail.pop_front() else { break };
-            self.tail_size -= oldest;
             self.tail_is_all = false;
+            if !self.forget_oldest() {
+                break;
+            }
         }
     }
 
     fn pop(&mut self) {
         if let Some((_, size)) = self.tail.pop_back() {
-            self.tail_size -= size;
+            self.tail_size -= size + TAIL_ENTRY_SIZE;
         }
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let oldest = self.tail.pop_front();
+        self.tail_size -= oldest.as_ref().map_or(0, |(_, size)| size + TAIL_ENTRY_SIZE);
+        oldest.is_some()
     }
 }
 
 /// The writer: one sync for all that waits, then the answers in order. Ends when the log is dropped.
-async fn write(disk: Disk, mut first: u64, mut work: mpsc::Receiver<Work>) {
-    let mut purged = first;
+async fn write(disk: Disk, mut work: mpsc::Receiver<Work>) {
+    // What lies below goes, in steps; `None` when it is gone.
+    let mut keep_from = None;
     let mut group = Vec::new();
     loop {
         // With a purge to go on with, do not wait for other work.
-        if purged <= first {
+        if keep_from.is_none() {
             match work.recv().await {
                 Some(next) => group.push(next),
                 None => return,
@@ -220,27 +229,33 @@ async fn write(disk: Disk, mut first: u64, mut work: mpsc::Receiver<Work>) {
         }
         let answers = group.iter().any(|work| !matches!(work, Work::Purged(_)));
         let synced = if answers { disk.store.sync().await } else { Ok(()) };
+        let mut step = PURGE_STEP_COUNT;
         for work in group.drain(..) {
             match work {
-                Work::Appended(flushed) => flushed.io_completed(copy(&synced)),
+                Work::Appended(flushed, count) => {
+                    flushed.io_completed(copy(&synced));
+                    step += 2 * count;
+                }
                 Work::Durable(waiting) => drop(waiting.send(copy(&synced))),
-                Work::Purged(index) => purged = purged.max(index + 1),
+                Work::Purged(index) => keep_from = keep_from.max(Some(index + 1)),
             }
         }
-        if first < purged {
-            let step = purged.min(first + PURGE_STEP_COUNT);
-            if let Err(error) = record::remove_range(&*disk.store, first, step) {
-                // The store is poisoned now: the next append or vote reports it.
-                tracing::error!(%error, "purge failed");
-                purged = step;
+        if let Some(first) = keep_from {
+            match record::remove_below(&*disk.store, first, step) {
+                Ok(true) => keep_from = None,
+                Ok(false) => {}
+                Err(error) => {
+                    // The store is poisoned now: the next append or vote reports it.
+                    tracing::error!(%error, "purge failed");
+                    keep_from = None;
+                }
             }
-            first = step;
         }
     }
 }
 
 fn copy(result: &io::Result<()>) -> io::Result<()> {
-    result.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string()))
+    result.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
 fn writer_gone() -> io::Error {
@@ -264,7 +279,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> io::Result<Vec<EntryOf<TypeConfig>>> {
-        self.entries(&(start..end), READ_SIZE_MAX)
+        let entries = self.entries(&(start..end), READ_SIZE_MAX)?;
+        // openraft takes what it gets as the entries from `start` on; what a purge was faster with must not become a hole
+        // in a follower's log. It handles nothing, and goes on with a snapshot.
+        let begins_there = entries.first().is_some_and(|first| first.index() == start);
+        Ok(if begins_there { entries } else { Vec::new() })
     }
 
     async fn entries_stream<RB>(
@@ -304,14 +323,14 @@ impl RaftLogReader<TypeConfig> for LogStore {
 }
 
 impl RaftLogStorage<TypeConfig> for LogStore {
-    type LogReader = LogReader;
+    type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let log = self.log();
         Ok(LogState { last_purged_log_id: log.purged, last_log_id: log.last })
     }
 
-    async fn get_log_reader(&mut self) -> LogReader {
+    async fn get_log_reader(&mut self) -> Self {
         self.clone()
     }
 
@@ -327,9 +346,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
         // Not synced: it becomes durable with the next append, and an older one is right too.
         let mut log = self.log();
-        if let Some(committed) = committed {
-            encode_meta(&*self.shared.disk.store, record::COMMITTED, &committed)?;
-        }
+        encode_meta(&*self.shared.disk.store, record::COMMITTED, &committed)?;
         log.committed = committed;
         Ok(())
     }
@@ -343,14 +360,20 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = EntryOf<TypeConfig>> + Send,
         I::IntoIter: Send,
     {
+        let mut count = 0;
         {
             let mut log = self.log();
             for entry in entries {
+                let (index, last) = (entry.index(), log.last.map(|last| last.index));
+                if last.is_some_and(|last| index != last + 1) {
+                    return Err(io::Error::other(format!("entry {index} does not follow entry {last:?}")));
+                }
                 let size = record::write(&*self.shared.disk.store, &entry)?;
                 log.push(entry, size);
+                count += 1;
             }
         }
-        self.submit(Work::Appended(callback)).await
+        self.submit(Work::Appended(callback, count)).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
@@ -382,8 +405,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             let kept = log.last.map_or(0, |last| last.index) - purged.index;
             while log.tail.len() as u64 > kept {
-                let Some((_, size)) = log.tail.pop_front() else { break };
-                log.tail_size -= size;
+                log.forget_oldest();
             }
         }
         self.submit(Work::Purged(purged.index)).await

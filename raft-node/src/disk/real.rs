@@ -19,25 +19,29 @@ use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_core::runtime::BoxFuture;
 
-use super::{Disk, Files, PIECE_SIZE_MAX, Store};
-use crate::machine::ROW_KEY_SIZE_MAX;
+use super::{Disk, Files, KEY_SIZE_MAX, PIECE_SIZE_MAX, Store, check_item};
 
-/// Bytes of one segment of sled's log. A leaf or index node above a quarter of it would leave the log (rule 3). 8 MiB
-/// because an index node holds up to 256 separator keys, and keys may have 4 KiB.
+/// Bytes of one segment of sled's log, a power of two. 8 MiB because of the index nodes: sled cuts a separator only to
+/// where two neighbours differ, so keys can be chosen such that each of them keeps its 4 KiB. An idle node takes as
+/// much memory with it as with sled's default of 512 KiB.
 const SEGMENT_SIZE: usize = 8 * 1024 * 1024;
-/// Items of a leaf before sled splits it, and a few more that a merge may add.
-const LEAF_COUNT_MAX: usize = 24;
-/// Separators of an index node before sled splits it.
-const INDEX_COUNT_MAX: usize = 260;
-/// What a tree name and a class byte add to a key, generously.
-const KEY_OVERHEAD: usize = 64;
-const _: () = assert!(LEAF_COUNT_MAX * (PIECE_SIZE_MAX + ROW_KEY_SIZE_MAX + KEY_OVERHEAD) < SEGMENT_SIZE / 4);
-const _: () = assert!(INDEX_COUNT_MAX * (ROW_KEY_SIZE_MAX + KEY_OVERHEAD) < SEGMENT_SIZE / 4);
+/// A node of sled's tree above this leaves the log (rule 3): a quarter of a segment, less its header.
+const NODE_SIZE_MAX: usize = SEGMENT_SIZE / 4 - 1024;
+/// Items of a leaf: split above 16, merged below 4 with a neighbour, and some that are put while it is being split.
+const LEAF_COUNT_MAX: usize = 16 + 3 + 9;
+/// Separators of an index node: split above 256, merged below 64 with a neighbour, and some in between.
+const INDEX_COUNT_MAX: usize = 256 + 63 + 9;
+/// What sled adds to each item or separator, and the two bounds of a node spread over them, generously.
+const ITEM_OVERHEAD: usize = 64;
+const _: () = assert!(LEAF_COUNT_MAX * (PIECE_SIZE_MAX + KEY_SIZE_MAX + ITEM_OVERHEAD) < NODE_SIZE_MAX);
+const _: () = assert!(INDEX_COUNT_MAX * (KEY_SIZE_MAX + ITEM_OVERHEAD) < NODE_SIZE_MAX);
 /// Bytes of pages that sled may keep in memory.
 const CACHE_SIZE: u64 = 64 * 1024 * 1024;
 /// What must be free on the file system beside a copy of the newest snapshot of sled's own, in bytes.
@@ -49,6 +53,7 @@ const SPACE_MIN: u64 = 64 * 1024 * 1024;
 /// See [`OpenError`]; nothing was changed but what an earlier crash had left behind.
 pub fn open(folder: &Path) -> Result<Disk, OpenError> {
     let unusable = |error: io::Error| OpenError::Unusable { folder: folder.to_owned(), error };
+    let made = missing_folders(folder);
     fs::create_dir_all(folder).map_err(unusable)?;
     let lock = lock(folder)?;
     let sled = folder.join("sled");
@@ -61,14 +66,15 @@ pub fn open(folder: &Path) -> Result<Disk, OpenError> {
     fs::create_dir_all(&files).map_err(unusable)?;
     // sled never syncs a directory: without this, all of it could be gone after a power cut.
     sync_new(&[&sled.join("db"), &sled.join("conf"), &sled, &files, folder]).map_err(unusable)?;
-    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        sync_new(&[parent]).map_err(unusable)?;
+    for folder in made {
+        sync_new(&[parent(folder)]).map_err(unusable)?;
     }
     let store = SledStore(Arc::new(Inner {
         db,
         trees: Mutex::new(BTreeMap::new()),
         sync,
         blobs: sled.join("blobs"),
+        blobs_reported: AtomicBool::new(false),
         poison: OnceLock::new(),
         _lock: lock,
     }));
@@ -125,6 +131,24 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+/// `folder` and those above it that are not there yet; if all are, `folder` alone, which a power cut may have followed
+/// before it was synced.
+fn missing_folders(folder: &Path) -> Vec<&Path> {
+    let mut missing = vec![folder];
+    missing.extend(
+        folder.ancestors().skip(1).take_while(|above| !above.as_os_str().is_empty() && !above.exists()),
+    );
+    missing
+}
+
+fn parent(folder: &Path) -> &Path {
+    match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => folder,
+    }
+}
+
 fn lock(folder: &Path) -> Result<File, OpenError> {
     let unusable = |error| OpenError::Unusable { folder: folder.to_owned(), error };
     let file = OpenOptions::new()
@@ -177,11 +201,21 @@ fn open_sled(sled: &Path) -> Result<sled::Db, OpenError> {
         .path(sled)
         .cache_capacity(CACHE_SIZE)
         .segment_size(SEGMENT_SIZE)
+        .mode(sled::Mode::HighThroughput)
         .use_compression(false)
         // Keeps sled's own collection of garbage running; durability does not depend on it.
         .flush_every_ms(Some(500));
-    let opened =
-        std::thread::spawn(move || std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))).join();
+    let opening = move || {
+        let mut tries = 0;
+        loop {
+            match std::panic::catch_unwind(AssertUnwindSafe(|| config.open())) {
+                Ok(Err(sled::Error::Io(error))) if is_lock(&error) && tries < LOCK_TRIES_MAX => tries += 1,
+                opened => return opened,
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    };
+    let opened = std::thread::spawn(opening).join();
     let damaged = |what: String| OpenError::Damaged { folder: sled.to_owned(), what };
     match opened {
         Ok(Ok(Ok(db))) => Ok(db),
@@ -190,6 +224,16 @@ fn open_sled(sled: &Path) -> Result<sled::Db, OpenError> {
         Ok(Err(_)) | Err(_) => Err(damaged("the database could not be read (sled panicked)".to_owned())),
     }
 }
+
+/// sled has a lock of its own. Ours is held, so its holder can only be the threads of a store that was just closed in
+/// this process: they end by themselves, a little later than the store.
+fn is_lock(error: &io::Error) -> bool {
+    error.to_string().starts_with("could not acquire lock")
+}
+
+/// Between two tries to get sled's lock, and how many there are: 10 s in all.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+const LOCK_TRIES_MAX: u32 = 1_000;
 
 fn sync_new(paths: &[&Path]) -> io::Result<()> {
     paths.iter().try_for_each(|path| File::open(path)?.sync_all())
@@ -204,6 +248,7 @@ struct Inner {
     /// A descriptor of the database file for fdatasync, which works per file, not per descriptor.
     sync: File,
     blobs: PathBuf,
+    blobs_reported: AtomicBool,
     /// The first error; every later call fails with it.
     poison: OnceLock<String>,
     /// Held as long as the store.
@@ -238,24 +283,38 @@ impl Inner {
         io::Error::other(reason.clone())
     }
 
-    /// Rule 2, and rule 3's net: should a blob exist all the same, it is synced too.
+    /// Rule 2.
     fn sync_now(&self) -> io::Result<()> {
         self.check()?;
         self.db.flush().map_err(|error| self.fail(error))?;
-        self.sync.sync_data().map_err(|error| self.fail(error))?;
-        let Ok(mut blobs) = fs::read_dir(&self.blobs) else { return Ok(()) };
-        if let Some(blob) = blobs.next() {
-            tracing::error!(folder = %self.blobs.display(), "items outgrew their segment");
-            let synced =
-                std::iter::once(blob).chain(blobs).try_for_each(|blob| File::open(blob?.path())?.sync_all());
-            synced.and_then(|()| File::open(&self.blobs)?.sync_all()).map_err(|error| self.fail(error))?;
+        self.sync_blobs().map_err(|error| self.fail(error))?;
+        self.sync.sync_data().map_err(|error| self.fail(error))
+    }
+
+    /// Rule 3's net: should there be a blob in spite of all limits, it is synced before what points to it.
+    fn sync_blobs(&self) -> io::Result<()> {
+        let mut blobs = fs::read_dir(&self.blobs)?.peekable();
+        if blobs.peek().is_none() {
+            return Ok(());
         }
-        Ok(())
+        if !self.blobs_reported.swap(true, Ordering::Relaxed) {
+            tracing::error!(folder = %self.blobs.display(), "nodes of the tree outgrew their segment");
+        }
+        for blob in blobs {
+            match File::open(blob?.path()) {
+                Ok(file) => file.sync_all()?,
+                // sled has removed it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        File::open(&self.blobs)?.sync_all()
     }
 }
 
 impl Store for SledStore {
     fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        check_item(tree, key, value)?;
         self.0.tree(tree)?.insert(key, value).map_err(|error| self.0.fail(error))?;
         Ok(())
     }

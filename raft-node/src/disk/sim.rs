@@ -14,7 +14,7 @@ use bytes::Bytes;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::{BoxFuture, Runtime};
 
-use super::{Disk, Files, Store};
+use super::{Disk, Files, Store, check_item};
 
 /// Writes are torn at multiples of this.
 const SECTOR_SIZE: usize = 512;
@@ -50,6 +50,8 @@ struct State {
     poison: Option<&'static str>,
     /// How many of the next syncs fail.
     failing_syncs: u32,
+    /// Syncs of the store that completed, over all lives.
+    sync_count: u64,
     store: StoreState,
     files: FilesState,
 }
@@ -112,6 +114,7 @@ impl SimDisk {
             life: 0,
             poison: None,
             failing_syncs: 0,
+            sync_count: 0,
             store: StoreState::default(),
             files: FilesState::default(),
         };
@@ -155,6 +158,11 @@ impl SimDisk {
     /// Operations on the store that a crash now could lose.
     pub fn unsynced_count(&self) -> usize {
         self.lock().store.journal.len()
+    }
+
+    /// Syncs of the store that completed, over all lives of the node.
+    pub fn sync_count(&self) -> u64 {
+        self.lock().sync_count
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -373,6 +381,7 @@ impl Handle {
 
 impl Store for Handle {
     fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        check_item(tree, key, value)?;
         self.state()?.store.change(tree, key, Some(value));
         self.trace("insert", tree, key, value.len());
         Ok(())
@@ -439,6 +448,7 @@ impl Store for Handle {
         let count = self.disk.lock().store.count();
         self.sync_with("sync", "store", move |state| {
             state.store.synced(count);
+            state.sync_count += 1;
             Ok(())
         })
     }

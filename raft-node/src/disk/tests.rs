@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rpc_core::random::SeededRandom;
@@ -10,8 +12,7 @@ use rpc_core::sim::World;
 
 use super::real::{self, OpenError};
 use super::sim::{SimDisk, SimDiskOptions};
-use super::{Disk, PIECE_SIZE_MAX, Store};
-use crate::machine::ROW_KEY_SIZE_MAX;
+use super::{Disk, KEY_SIZE_MAX, PIECE_SIZE_MAX, Store};
 
 type Model = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
@@ -35,9 +36,9 @@ fn agree(store: &dyn Store, model: &mut Model, random: &mut SeededRandom, operat
                 assert_eq!(store.get(&tree, &key).unwrap().as_deref(), expected);
             }
             7 => {
-                let rows = model.iter().filter(|((name, _), _)| *name == tree);
+                let mut rows = model.iter().filter(|((name, _), _)| *name == tree);
                 let last = rows
-                    .last()
+                    .next_back()
                     .map(|((_, key), value)| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                 assert_eq!(store.last(&tree).unwrap(), last);
             }
@@ -155,10 +156,13 @@ fn a_database_that_sled_cannot_read_is_reported_as_damaged() {
 fn items_at_their_limits_make_no_blobs() {
     let folder = tempfile::tempdir().unwrap();
     let disk = real::open(folder.path()).unwrap();
-    // Keys that differ only at their end: sled cannot shorten the separators.
+    // Neighbours that differ only at their end, in pairs that differ at their beginning: nothing that sled does makes the
+    // separators short.
     for number in 0..2_000u32 {
-        let mut key = vec![7; ROW_KEY_SIZE_MAX];
-        key.extend(number.to_be_bytes());
+        let mut key = number.to_be_bytes().to_vec();
+        key.resize(KEY_SIZE_MAX, 7);
+        disk.store.insert("rows", &key, &[1; PIECE_SIZE_MAX]).unwrap();
+        *key.last_mut().unwrap() = 8;
         disk.store.insert("rows", &key, &[1; PIECE_SIZE_MAX]).unwrap();
     }
     let store = disk.store;
@@ -166,3 +170,72 @@ fn items_at_their_limits_make_no_blobs() {
     let blobs = folder.path().join("sled/blobs");
     assert_eq!(fs::read_dir(blobs).map_or(0, Iterator::count), 0);
 }
+
+#[test]
+fn an_item_above_the_limits_is_refused_and_nothing_else_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::new(1);
+    let simulated = SimDisk::new(SeededRandom::new(1), SimDiskOptions::default()).open(&world.observer());
+    for disk in [real::open(folder.path()).unwrap(), simulated] {
+        let refused = |key: usize, value: usize| {
+            let result = disk.store.insert("t", &vec![1; key], &vec![1; value]);
+            result.is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)
+        };
+        assert!(refused(KEY_SIZE_MAX + 1, 0));
+        assert!(refused(1, PIECE_SIZE_MAX + 1));
+        assert!(!refused(KEY_SIZE_MAX, PIECE_SIZE_MAX));
+        assert_eq!(disk.store.range("t", &[], None, 10).unwrap().len(), 1);
+    }
+}
+
+/// What a process that is killed had been told: nothing else tells that the store holds at least that, and no half of
+/// what it was doing then.
+#[test]
+fn a_killed_process_loses_nothing_that_was_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "disk::tests::writes_until_it_is_killed", "--ignored", "--nocapture"])
+            .env(FOLDER_OF_CHILD, folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let synced = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .filter_map(|line| line.unwrap().split_once("synced ").map(|(_, number)| number.parse().unwrap()))
+            .nth(100);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let synced: u64 = synced.expect("the child writes until it is killed");
+        let disk = real::open(folder.path()).unwrap();
+        let rows = |tree| disk.store.range(tree, &[], None, usize::MAX).unwrap();
+        let numbers = |rows: &[(Bytes, Bytes)]| -> Vec<u64> {
+            rows.iter().map(|(key, _)| u64::from_be_bytes(key[..].try_into().unwrap())).collect()
+        };
+        let (first, second) = (numbers(&rows("first")), numbers(&rows("second")));
+        assert!(second.len() as u64 >= synced, "{} rows, {synced} synced", second.len());
+        assert_eq!(first, (0..first.len() as u64).collect::<Vec<_>>(), "no holes");
+        // The second tree is written after the first one, row by row.
+        assert!(first.len() - second.len() <= 1 && first.starts_with(&second));
+    }
+}
+
+#[test]
+#[ignore = "the child of a_killed_process_loses_nothing_that_was_synced"]
+fn writes_until_it_is_killed() {
+    let Some(folder) = std::env::var_os(FOLDER_OF_CHILD) else { return };
+    let store = real::open(folder.as_ref()).unwrap().store;
+    let from = store.range("second", &[], None, usize::MAX).unwrap().len() as u64;
+    for number in from.. {
+        for tree in ["first", "second"] {
+            store.insert(tree, &number.to_be_bytes(), &[number as u8; 3_000]).unwrap();
+        }
+        if number % 7 == 0 {
+            let store = Arc::clone(&store);
+            World::new(1).run(async move { store.sync().await.unwrap() });
+            println!("synced {}", number + 1);
+        }
+    }
+}
+
+const FOLDER_OF_CHILD: &str = "RAFT_NODE_TEST_FOLDER";

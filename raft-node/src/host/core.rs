@@ -102,7 +102,7 @@ impl Core {
         let generation = read_generation(&disk)?;
         let tree = Tree::new(Arc::clone(&disk.store), generation);
         for other in disk.store.trees()? {
-            if other.starts_with(TREE_PREFIX) && other != tree.name() {
+            if other.starts_with(TREE_PREFIX) && !tree.owns(&other) {
                 disk.store.drop_tree(&other)?;
             }
         }
@@ -232,7 +232,7 @@ impl Core {
         };
         let tree = Tree::new(Arc::clone(&self.disk.store), old.generation + 1);
         // An installation that failed without a restart may have left a part.
-        self.disk.store.drop_tree(tree.name())?;
+        tree.remove_all()?;
         let mut reader = SnapshotReader::open(file.clone())?;
         let head = reader.head().clone();
         check_successor(&current, &head)?;
@@ -249,7 +249,7 @@ impl Core {
             self.publish(&shared, view);
         }
         self.set_current(head, file)?;
-        self.disk.store.drop_tree(old.name())
+        old.remove_all()
     }
 
     pub(super) fn receive_snapshot(&self, offer: SnapshotOffer) -> io::Result<SnapshotReceiver> {

@@ -1,9 +1,13 @@
-//! Rows on the disk: one tree per generation of the state, its classes of keys, and the layout of its items.
+//! Rows on the disk: two trees per generation of the state, their classes of keys, and the layout of their items.
 //!
 //! ```text
+//! tree sm.<generation>
 //! 0x00 | the machine's key                        row
 //! 0x01 | session id u64 [| sequence u64]          row (value: session.rs)
-//! 0x02 [...]                                      redo record (redo.rs)
+//! 0x02                                            redo record (redo.rs)
+//!
+//! tree sm.<generation>.pieces
+//! 0x02 | slot u8 | piece u32                      a piece of a large redo record (redo.rs)
 //! 0x03 | log index u64 | n u32 | piece u32        crc32c u32 of key and bytes | bytes: a piece of a large value
 //!
 //! row item: version u8 = 1 | kind u8 | crc32c u32 of key, kind and all that follows | log index u64 | n u32
@@ -11,7 +15,8 @@
 //! ```
 //! Numbers are big-endian. (log index, n) says which write made the row: the n-th change of that entry. It names the
 //! pieces too, so they always have new keys. No item exceeds [`PIECE_SIZE_MAX`], whatever
-//! the size of the value: the store's leaves stay small.
+//! the size of the value: the store's leaves stay small. Pieces lie apart from what every round writes: sled writes a
+//! leaf anew after ten changes in it, with all items that are in it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,8 +25,8 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::hash::{self, Hasher};
-use crate::disk::{PIECE_SIZE_MAX, Store};
-use crate::machine::ROW_VALUE_SIZE_MAX;
+use crate::disk::{KEY_SIZE_MAX, PIECE_SIZE_MAX, Store};
+use crate::machine::{ROW_KEY_SIZE_MAX, ROW_VALUE_SIZE_MAX};
 
 /// The machine's rows.
 pub(super) const CLASS_USER: u8 = 0x00;
@@ -34,6 +39,9 @@ pub(super) const CLASS_PIECE: u8 = 0x03;
 /// The most bytes of a value in one item of the store, which holds a header too; larger values lie in pieces of this
 /// size.
 pub(super) const VALUE_PIECE_SIZE: usize = PIECE_SIZE_MAX - HEADER_SIZE;
+
+// The class byte stands before the machine's key.
+const _: () = assert!(ROW_KEY_SIZE_MAX < KEY_SIZE_MAX);
 
 const VERSION: u8 = 1;
 const KIND_INLINE: u8 = 0;
@@ -192,37 +200,56 @@ impl PieceSet {
 pub(super) struct Tree {
     store: Arc<dyn Store>,
     name: Arc<str>,
+    pieces_name: Arc<str>,
     pub(super) generation: u64,
 }
 
 impl Tree {
     pub(super) fn new(store: Arc<dyn Store>, generation: u64) -> Self {
-        Self { store, name: format!("{TREE_PREFIX}{generation}").into(), generation }
+        let name = format!("{TREE_PREFIX}{generation}");
+        let pieces_name = format!("{name}.pieces").into();
+        Self { store, name: name.into(), pieces_name, generation }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// Whether a tree of the store is part of this generation.
+    pub(super) fn owns(&self, name: &str) -> bool {
+        *self.name == *name || *self.pieces_name == *name
+    }
+
+    /// Removes all of it.
+    pub(super) fn remove_all(&self) -> io::Result<()> {
+        self.store.drop_tree(&self.name)?;
+        self.store.drop_tree(&self.pieces_name)
+    }
+
+    /// The tree of the store that holds `key`.
+    fn name_of(&self, key: &[u8]) -> &str {
+        match key {
+            [CLASS_REDO, _, ..] | [CLASS_PIECE, ..] => &self.pieces_name,
+            _ => &self.name,
+        }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-        self.store.get(&self.name, key)
+        self.store.get(self.name_of(key), key)
     }
 
     pub(super) fn insert(&self, key: &[u8], item: &[u8]) -> io::Result<()> {
-        self.store.insert(&self.name, key, item)
+        self.store.insert(self.name_of(key), key, item)
     }
 
     pub(super) fn remove(&self, key: &[u8]) -> io::Result<()> {
-        self.store.remove(&self.name, key)
+        self.store.remove(self.name_of(key), key)
     }
 
+    /// The rows of a range that lies in one of the two trees.
     pub(super) fn range(
         &self,
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
     ) -> io::Result<Vec<(Bytes, Bytes)>> {
-        self.store.range(&self.name, from, to, limit)
+        self.store.range(self.name_of(from), from, to, limit)
     }
 
     /// The value of a row.

@@ -16,6 +16,7 @@ use rpc_core::runtime::Runtime;
 use rpc_core::sim::World;
 
 use self::disk::TestDisk;
+use super::row::VALUE_PIECE_SIZE;
 use super::{Applied, Host, HostConfig, SessionsSummary};
 use crate::command::{Command, Record, Reply, Verdict};
 use crate::disk::Disk;
@@ -151,7 +152,9 @@ struct Sight {
 
 /// Entries that do everything: two sessions, values of all sizes, overwrites, deletes, tombstones, expiry.
 fn scenario() -> Vec<Entry> {
-    let big = 3 * 4096 + 5;
+    // One item, just not one item, several; and together more than one item of the redo record.
+    let (most, more, big) = (VALUE_PIECE_SIZE, VALUE_PIECE_SIZE + 1, BIG);
+    let wide = VALUE_PIECE_SIZE - 100;
     let (session, other) = (3, 4);
     vec![
         membership_entry(1, 3),
@@ -162,17 +165,17 @@ fn scenario() -> Vec<Entry> {
         write(6, session, 2, &format!("put big {big} 2")),
         write(7, other, 1, "copy big copy;delete a"),
         write(8, session, 2, "put a 1 1"),
-        write(9, session, 3, &format!("put big {big} 3;put c 4078 4")),
-        write(10, session, 4, "delete copy;put c 4079 5;put d 1 1;delete d"),
+        write(9, session, 3, &format!("put big {big} 3;put c {most} 4")),
+        write(10, session, 4, &format!("delete copy;put c {more} 5;put d 1 1;delete d")),
         entry(11, &Command::Resolve { session, sequence: 6, floor: 0, time_ms: 100 }),
         write(12, session, 6, "put never 1 1"),
         membership_entry(13, 2),
-        write(14, session, 7, "list a z keys;put wide0 4000 3;put wide1 4000 3"),
+        write(14, session, 7, &format!("list a z keys;put wide0 {wide} 3;put wide1 {wide} 3")),
         write(
             15,
             session,
             8,
-            &format!("put wide0 4000 1;put wide1 4000 1;put wide2 4000 1;put big {} 7", big + 9000),
+            &format!("put wide0 {wide} 1;put wide1 {wide} 1;put wide2 {wide} 1;put big {} 7", 2 * big),
         ),
         entry(16, &Command::Expire { time_ms: 275 }),
         write(17, other, 2, "put never 1 1"),
@@ -182,6 +185,9 @@ fn scenario() -> Vec<Entry> {
         write(21, 19, 1, &format!("put last {big} 9")),
     ]
 }
+
+/// A value of four pieces.
+const BIG: usize = 3 * VALUE_PIECE_SIZE + 5;
 
 fn scenario_disk() -> (TestDisk, Host<Script>) {
     let disk = TestDisk::default();

@@ -6,8 +6,8 @@
 //! | crc32c u32 | version u8 = 1 | 3       | term u64 | node u64 | pieces u32 | length u32 | crc32c of the payload u32 | kind u8 |
 //! ```
 //! The checksum covers the key and everything after itself. `kind`: 0 blank, 1 command (its bytes), 2 membership
-//! (CBOR). A payload above [`PIECE_SIZE_MAX`] lies in tree `log.pieces`, key = index u64 | piece u32, written *before*
-//! its head: without the head the pieces mean nothing and are removed at the next start.
+//! (CBOR). A payload that would make the item larger than [`PIECE_SIZE_MAX`] lies in tree `log.pieces`, key = index u64
+//! | piece u32, written *before* its head: without the head the pieces mean nothing and are removed at the next start.
 //!
 //! Tree `meta`: `vote`, `committed`, `purged`, each `| crc32c u32 | version u8 = 1 | CBOR |`.
 
@@ -53,7 +53,7 @@ pub(crate) fn damaged(index: u64, what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("log entry {index} is damaged: {what}"))
 }
 
-/// Writes an entry; returns the size of its payload and header in bytes.
+/// Writes an entry; returns the size of its payload in bytes.
 pub(crate) fn write(store: &dyn Store, entry: &EntryOf<TypeConfig>) -> io::Result<usize> {
     let log_id = entry.log_id();
     let (kind, payload) = match &entry.payload {
@@ -63,7 +63,7 @@ pub(crate) fn write(store: &dyn Store, entry: &EntryOf<TypeConfig>) -> io::Resul
             (MEMBERSHIP, codec::encode(membership).map_err(io::Error::other)?)
         }
     };
-    if payload.len() <= PIECE_SIZE_MAX {
+    if HEADER_SIZE + payload.len() <= PIECE_SIZE_MAX {
         store.insert(HEAD_KEYS, &log_id.index.to_be_bytes(), &seal(&log_id, kind, &payload))?;
     } else {
         let mut count = 0u32;
@@ -79,7 +79,7 @@ pub(crate) fn write(store: &dyn Store, entry: &EntryOf<TypeConfig>) -> io::Resul
         head.put_u8(kind);
         store.insert(HEAD_KEYS, &log_id.index.to_be_bytes(), &seal(&log_id, IN_PIECES, &head))?;
     }
-    Ok(HEADER_SIZE + payload.len())
+    Ok(payload.len())
 }
 
 /// Reads and verifies the entry at `index`, with the size that [`write`] returned.
@@ -91,7 +91,7 @@ pub(crate) fn read(store: &dyn Store, index: u64) -> io::Result<(EntryOf<TypeCon
         IN_PIECES => read_pieces(store, index, &head.payload)?,
         kind => (kind, head.payload),
     };
-    let size = HEADER_SIZE + payload.len();
+    let size = payload.len();
     let payload = match kind {
         BLANK => EntryPayload::Blank,
         COMMAND => EntryPayload::Normal(Proposal(payload)),
@@ -105,33 +105,35 @@ pub(crate) fn read(store: &dyn Store, index: u64) -> io::Result<(EntryOf<TypeCon
     Ok((EntryOf::<TypeConfig>::new(log_id, payload), size))
 }
 
-/// Removes an entry: the head first, so that what a crash leaves means nothing.
+/// Removes an entry, if it is there.
 pub(crate) fn remove(store: &dyn Store, index: u64) -> io::Result<()> {
-    let key = index.to_be_bytes();
-    let in_pieces = store.get(HEAD_KEYS, &key)?.is_some_and(|record| record.get(5) == Some(&IN_PIECES));
-    store.remove(HEAD_KEYS, &key)?;
-    if in_pieces {
+    match store.get(HEAD_KEYS, &index.to_be_bytes())? {
+        Some(record) => remove_record(store, index, &record),
+        None => Ok(()),
+    }
+}
+
+/// The head goes first, so that what a crash leaves means nothing.
+fn remove_record(store: &dyn Store, index: u64, record: &[u8]) -> io::Result<()> {
+    store.remove(HEAD_KEYS, &index.to_be_bytes())?;
+    if record.get(5) == Some(&IN_PIECES) {
         remove_pieces(store, &piece_key(index, 0), Some(&piece_key(index + 1, 0)))?;
     }
     Ok(())
 }
 
-/// Removes the entries `from..to`, lowest first.
-pub(crate) fn remove_range(store: &dyn Store, from: u64, to: u64) -> io::Result<()> {
-    (from..to).try_for_each(|index| remove(store, index))
-}
-
-/// Removes everything that lies below `first`, lowest first.
-pub(crate) fn remove_below(store: &dyn Store, first: u64) -> io::Result<()> {
-    loop {
-        let rows = store.range(HEAD_KEYS, &[], Some(&first.to_be_bytes()), STEP_COUNT)?;
-        if rows.is_empty() {
-            return remove_pieces(store, &[], Some(&piece_key(first, 0)));
-        }
-        for (key, _) in rows {
-            remove(store, index_of(&key)?)?;
-        }
+/// Removes up to `count` of the entries below `first`, lowest first; tells whether all are gone.
+pub(crate) fn remove_below(store: &dyn Store, first: u64, count: usize) -> io::Result<bool> {
+    let rows = store.range(HEAD_KEYS, &[], Some(&first.to_be_bytes()), count)?;
+    for (key, record) in &rows {
+        remove_record(store, index_of(key)?, record)?;
     }
+    if rows.len() < count {
+        // Those whose heads an earlier life had removed already.
+        remove_pieces(store, &[], Some(&piece_key(first, 0)))?;
+        return Ok(true);
+    }
+    Ok(false)
 }
 
 /// Entries behind a gap cannot come from a crash: something is lost.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use openraft::EntryPayload;
 use openraft::LogId;
 use openraft::impls::leader_id_adv::LeaderId;
@@ -70,7 +71,7 @@ fn many_appends_share_a_sync_and_answers_keep_their_order() {
     let world = World::new(2);
     let disk = disk(2);
     let (runtime, opened) = (world.observer(), disk.open(&world.observer()));
-    let started = world.now();
+    let syncs = disk.clone();
     world.run(async move {
         let mut log = LogStore::open(opened, &runtime).unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
@@ -88,8 +89,7 @@ fn many_appends_share_a_sync_and_answers_keep_their_order() {
         }
         assert_eq!(*order.lock().unwrap(), (0..1_000).collect::<Vec<u64>>());
     });
-    // One sync takes at least 0.1 ms: a thousand of them would take 100 ms.
-    assert!(world.now() - started < std::time::Duration::from_millis(10));
+    assert!((1..=4).contains(&syncs.sync_count()), "{} syncs for 1,000 appends", syncs.sync_count());
 }
 
 #[test]
@@ -114,9 +114,12 @@ fn damage_is_refused_with_the_index_of_the_entry() {
     let store = Arc::clone(&opened.store);
     world.run(async move {
         let mut log = LogStore::open(opened, &runtime).unwrap();
-        append(&mut log, (0..20).map(|index| entry(1, index, if index == 9 { 9_000 } else { 50 })).collect())
-            .await
-            .unwrap();
+        append(
+            &mut log,
+            (0..20).map(|index| entry(1, index, if index == 9 { 3 * PIECE_SIZE_MAX } else { 50 })).collect(),
+        )
+        .await
+        .unwrap();
     });
     let reopen = |disk: &SimDisk| LogStore::open(disk.open(&world.observer()), &world.observer()).map(|_| ());
     let flip = |store: &dyn Store, tree: &str, key: &[u8]| {
@@ -143,6 +146,81 @@ fn damage_is_refused_with_the_index_of_the_entry() {
 }
 
 #[test]
+fn pieces_without_their_entry_are_removed_at_the_next_start() {
+    let world = World::new(5);
+    let disk = disk(5);
+    let (runtime, opened) = (world.observer(), disk.open(&world.observer()));
+    let (store, large) = (Arc::clone(&opened.store), entry(1, 1, 3 * PIECE_SIZE_MAX));
+    world.run(async move {
+        let mut log = LogStore::open(opened, &runtime).unwrap();
+        append(&mut log, vec![entry(1, 0, 10), large]).await.unwrap();
+    });
+    // As if the crash had come between the last piece and the entry.
+    store.remove("log", &1u64.to_be_bytes()).unwrap();
+    let (runtime, opened) = (world.observer(), disk.open(&world.observer()));
+    let store = Arc::clone(&opened.store);
+    assert_eq!(store.range("log.pieces", &[], None, 10).unwrap().len(), 3);
+    world.run(async move {
+        let mut log = LogStore::open(opened, &runtime).unwrap();
+        assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 0)));
+        assert!(store.range("log.pieces", &[], None, 10).unwrap().is_empty());
+        append(&mut log, vec![entry(2, 1, PIECE_SIZE_MAX)]).await.unwrap();
+        assert_eq!(describe(&log.try_get_log_entries(1..).await.unwrap()), [(2, 1, vec![1; PIECE_SIZE_MAX])]);
+    });
+}
+
+#[test]
+fn an_entry_that_would_leave_a_hole_is_refused() {
+    let world = World::new(6);
+    let (runtime, opened) = (world.observer(), disk(6).open(&world.observer()));
+    world.run(async move {
+        let mut log = LogStore::open(opened, &runtime).unwrap();
+        append(&mut log, vec![entry(1, 0, 10)]).await.unwrap();
+        assert!(append(&mut log, vec![entry(1, 2, 10)]).await.is_err());
+        assert!(append(&mut log, vec![entry(1, 0, 10)]).await.is_err());
+        append(&mut log, vec![entry(1, 1, 10)]).await.unwrap();
+    });
+}
+
+#[test]
+fn a_purge_may_jump_far_ahead_and_replication_never_reads_across_it() {
+    let world = World::new(7);
+    let (runtime, opened) = (world.observer(), disk(7).open(&world.observer()));
+    world.run(async move {
+        let mut log = LogStore::open(opened, &runtime).unwrap();
+        append(&mut log, (0..10).map(|index| entry(1, index, 10)).collect()).await.unwrap();
+        log.purge(log_id(1, 4)).await.unwrap();
+        assert!(log.limited_get_log_entries(3, 8).await.unwrap().is_empty());
+        assert_eq!(log.limited_get_log_entries(5, 8).await.unwrap().len(), 3);
+        // An installed snapshot covers a billion entries that were never here.
+        log.purge(log_id(2, 1_000_000_000)).await.unwrap();
+        append(&mut log, vec![entry(2, 1_000_000_001, 10)]).await.unwrap();
+        assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 1);
+        let mut log = LogStore::open(log.shared.disk.clone(), &runtime).unwrap();
+        assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn entries_are_the_same_from_memory_and_from_the_store() {
+    let world = World::new(8);
+    let (runtime, opened) = (world.observer(), disk(8).open(&world.observer()));
+    world.run(async move {
+        let mut log = LogStore::open(opened, &runtime).unwrap();
+        for index in 0..300 {
+            append(&mut log, vec![entry(1, index, 40_000)]).await.unwrap();
+        }
+        assert!(log.log().tail_size <= TAIL_SIZE_MAX && log.log().tail.len() < 250);
+        let read = describe(&log.try_get_log_entries(..).await.unwrap());
+        let streamed: Vec<_> = log.entries_stream(..).await.map(Result::unwrap).collect().await;
+        assert_eq!(describe(&streamed), read);
+        let lengths: Vec<(u64, usize)> = read.iter().map(|(_, index, bytes)| (*index, bytes.len())).collect();
+        assert_eq!(lengths, (0..300).map(|index| (index, 40_000)).collect::<Vec<_>>());
+        assert!(read.iter().all(|(_, index, bytes)| bytes.iter().all(|byte| *byte == *index as u8)));
+    });
+}
+
+#[test]
 fn purged_entries_are_removed_also_when_a_crash_came_first() {
     for seed in 0..50 {
         let world = World::new(seed);
@@ -150,7 +228,8 @@ fn purged_entries_are_removed_also_when_a_crash_came_first() {
         let (runtime, opened) = (world.observer(), disk.open(&world.observer()));
         world.run(async move {
             let mut log = LogStore::open(opened, &runtime).unwrap();
-            let entries = (0..2_000).map(|index| entry(1, index, if index % 100 == 0 { 5_000 } else { 10 }));
+            let entries = (0..2_000)
+                .map(|index| entry(1, index, if index % 100 == 0 { PIECE_SIZE_MAX + 1 } else { 10 }));
             append(&mut log, entries.collect()).await.unwrap();
             log.purge(log_id(1, 1_500)).await.unwrap();
             if seed % 2 == 0 {
@@ -250,7 +329,7 @@ fn one_life(disk: &SimDisk, random: &mut SeededRandom, promised: Promised, seed:
                 }
                 _ => {
                     let sizes: Vec<usize> = (0..plan.between(1, 5))
-                        .map(|_| [10, 200, 5_000, 20_000][plan.below(4) as usize])
+                        .map(|_| [10, 200, PIECE_SIZE_MAX, 40_000][plan.below(4) as usize])
                         .collect();
                     let entries: Vec<_> =
                         (next..).zip(&sizes).map(|(index, size)| entry(term, index, *size)).collect();
@@ -265,6 +344,5 @@ fn one_life(disk: &SimDisk, random: &mut SeededRandom, promised: Promised, seed:
         (world.observer(), std::time::Duration::from_micros(random.between(100, 30_000)));
     world.run(async move { observer.sleep(lifetime).await });
     world.crash(1);
-    let state = kept.lock().unwrap().clone();
-    state
+    kept.lock().unwrap().clone()
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::super::row::VALUE_PIECE_SIZE;
 use super::*;
 
 /// The sight at each round boundary of the scenario applied in rounds of `per_round` entries, by applied index.
@@ -25,7 +24,7 @@ fn check_reopened(disk: &TestDisk, sights: &BTreeMap<Option<u64>, Sight>, at: &s
     let named = sight.rows.iter().filter(|(_, value)| value.len() > VALUE_PIECE_SIZE);
     let named: usize = named.map(|(_, value)| value.len().div_ceil(VALUE_PIECE_SIZE)).sum();
     assert_eq!(disk.content().piece_keys().len(), named, "no pieces but those of values: {at}");
-    let states = disk.content().trees.keys().filter(|name| name.starts_with("sm.")).count();
+    let states = disk.content().generations().len();
     assert!(states <= 1, "{states} states: {at}");
     let rest = scenario().into_iter().filter(|entry| sight.applied.index() < Some(entry.log_id.index));
     host.apply_all(rest).unwrap();
@@ -70,7 +69,7 @@ fn damaged_bytes_are_refused_and_never_served() {
     for (tree, rows) in trees {
         for (key, item) in rows {
             // Every byte of small items, some of large ones.
-            for position in (0..item.len()).filter(|position| *position < 64 || position % 97 == 0) {
+            for position in (0..item.len()).filter(|position| *position < 64 || position % 389 == 0) {
                 let mut damaged = content.clone();
                 let mut bytes = item.to_vec();
                 bytes[position] ^= 1 << (position % 8);

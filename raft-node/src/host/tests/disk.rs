@@ -1,6 +1,6 @@
 //! A disk in memory that can be cut after any operation, and damaged at any byte.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -74,6 +74,12 @@ impl TestDisk {
 }
 
 impl Content {
+    /// The generations of the state of which anything is there.
+    pub(super) fn generations(&self) -> BTreeSet<&str> {
+        let names = self.trees.keys().filter(|name| name.starts_with("sm."));
+        names.filter_map(|name| name.split('.').nth(1)).collect()
+    }
+
     /// The trees of states, and the pieces of large values in them.
     pub(super) fn piece_keys(&self) -> Vec<Bytes> {
         let states = self.trees.iter().filter(|(name, _)| name.starts_with("sm."));

@@ -27,7 +27,7 @@ fn replies_say_what_applying_did() {
     let keys: Vec<Bytes> = host.sight().rows.into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, ["b", "c", "keys", "last", "wide0", "wide1", "wide2"]);
     assert_eq!(host.get("keys").unwrap(), "b,big,c");
-    assert_eq!(host.get("last").unwrap(), pattern(3 * 4096 + 5, 9));
+    assert_eq!(host.get("last").unwrap(), pattern(BIG, 9));
     assert_eq!(host.applied().index(), Some(21));
     assert_eq!(host.applied().term(), Some(3));
     assert_eq!(host.membership().log_id(), &Some(log_id(13)));
@@ -57,10 +57,11 @@ fn a_value_of_one_mebibyte_comes_back_byte_for_byte() {
     let host = open(disk.handle()).unwrap();
     host.apply_all([open_session(1, 1), write(2, 1, 1, "put big 1048576 1")]).unwrap();
     assert_eq!(host.get("big").unwrap(), pattern(1 << 20, 1));
-    assert_eq!(disk.content().piece_keys().len(), 258);
+    let pieces = (1usize << 20).div_ceil(VALUE_PIECE_SIZE);
+    assert_eq!(disk.content().piece_keys().len(), pieces);
     host.apply_all([write(3, 1, 2, "put big 1048575 2")]).unwrap();
     assert_eq!(host.get("big").unwrap(), pattern((1 << 20) - 1, 2));
-    assert_eq!(disk.content().piece_keys().len(), 258, "the old pieces are gone");
+    assert_eq!(disk.content().piece_keys().len(), pieces, "the old pieces are gone");
     let reopened = open(disk.handle()).unwrap();
     assert_eq!(reopened.sight(), host.sight());
     host.apply_all([write(4, 1, 3, "delete big")]).unwrap();
@@ -71,8 +72,11 @@ fn a_value_of_one_mebibyte_comes_back_byte_for_byte() {
 fn readers_meet_only_whole_rounds_while_rows_change_beneath_them() {
     let disk = TestDisk::default();
     let host = open(disk.handle()).unwrap();
-    host.apply_all([open_session(1, 1), write(2, 1, 1, "put a 9000 2;put b 5 2;put c 5 2;put d 1 2")])
-        .unwrap();
+    host.apply_all([
+        open_session(1, 1),
+        write(2, 1, 1, &format!("put a {BIG} 2;put b 5 2;put c 5 2;put d 1 2")),
+    ])
+    .unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (reader, list) = (host.clone(), Arc::clone(&seen));
     disk.on_insert(move || {
@@ -80,18 +84,19 @@ fn readers_meet_only_whole_rounds_while_rows_change_beneath_them() {
         let single = reader.read(|rows, applied| (applied.revision, rows.get(b"a").unwrap()));
         list.lock().unwrap().push((sight, single));
     });
-    host.apply_all([write(3, 1, 2, "put a 9001 3;put b 5 3;put c 5 3;delete d;put e 1 3")]).unwrap();
+    host.apply_all([write(3, 1, 2, &format!("put a {} 3;put b 5 3;put c 5 3;delete d;put e 1 3", BIG + 1))])
+        .unwrap();
     let seen = std::mem::take(&mut *seen.lock().unwrap());
     assert!(seen.len() > 8, "{} inserts", seen.len());
     for ((revision, rows), (_, single)) in seen {
         assert_eq!(revision, 2, "the watermark moves after the last insert");
         let keys: Vec<_> = rows.iter().map(|(key, value)| (key.as_ref(), value.len())).collect();
-        assert_eq!(keys, [(b"a".as_slice(), 9000), (b"b", 5), (b"c", 5), (b"d", 1)]);
+        assert_eq!(keys, [(b"a".as_slice(), BIG), (b"b", 5), (b"c", 5), (b"d", 1)]);
         assert_eq!(rows[1].1, pattern(5, 2));
-        assert_eq!(single.unwrap(), pattern(9000, 2));
+        assert_eq!(single.unwrap(), pattern(BIG, 2));
     }
     assert_eq!(host.applied().revision, 3);
-    assert_eq!(host.get("a").unwrap(), pattern(9001, 3));
+    assert_eq!(host.get("a").unwrap(), pattern(BIG + 1, 3));
 }
 
 #[test]
