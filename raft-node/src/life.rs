@@ -180,8 +180,7 @@ impl<S: StateMachine> Life<S> {
         match &next {
             Phase::Replaced { id } => tracing::error!(
                 node_id = id,
-                "the cluster knows this node with other data, which is lost; this node neither votes nor appends \
-                 until it is replaced: kv-client member replace {id}"
+                "the cluster knows this node with other data: it neither votes nor appends until it is replaced"
             ),
             Phase::Stopped(StopReason::Fatal(reason)) => tracing::error!(%reason, "node stopped"),
             _ => tracing::info!(phase = %next, "phase"),

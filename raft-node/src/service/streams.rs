@@ -65,6 +65,8 @@ impl Streams {
         })?;
         let (verdict, answer) = oneshot::channel();
         arrivals.send(Arrival { sequence, request, verdict }).await.ok()?;
+        // Who waits for a verdict must not keep a stream alive that a newer one has ended.
+        drop(arrivals);
         answer.await.ok()
     }
 
@@ -79,6 +81,13 @@ impl Streams {
             && known.stream >= name.stream
         {
             return (known.stream == name.stream).then(|| known.arrivals.clone());
+        }
+        if current.len() >= STREAMS_MAX && !current.contains_key(&name.node) {
+            // Ended streams make room; a cluster has far fewer members.
+            current.retain(|_, stream| !stream.arrivals.is_closed());
+            if current.len() >= STREAMS_MAX {
+                return None;
+            }
         }
         let (arrivals, receiver) = mpsc::channel(ARRIVALS_MAX);
         begin(receiver);
@@ -135,9 +144,14 @@ async fn run<Answers>(
     }
 }
 
+/// Nodes that may have a stream here at once; appends of more are refused.
+const STREAMS_MAX: usize = 64;
 /// Arrivals of one stream that wait for its task; more wait in their calls.
 const ARRIVALS_MAX: usize = 16;
 /// Requests in order that wait for openraft; more wait in the task of the stream.
 const IN_ORDER_MAX: usize = 16;
 /// Requests that wait for an earlier one; with more the stream ends, and its sender begins a new one.
 const OUT_OF_ORDER_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;
