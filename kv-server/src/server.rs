@@ -69,7 +69,8 @@ impl Server {
         resolver: Arc<dyn Resolver>,
     ) -> Result<Self, StartError> {
         let ServerConfig { node, enable_faults, requests_max, transport } = config;
-        let service = ServiceConfig { node_id: node.id, requests_max, session_lifetime: SESSION_LIFETIME };
+        let service =
+            ServiceConfig { node_id: node.id, requests_max, session_lifetime: node.session_lifetime };
         let faults = enable_faults.then(|| LinkFaults::new(runtime.random_u64()));
         let service = Arc::new(Service::new(service, runtime.clone(), faults.clone()));
         let boot = Boot::open(runtime.clone(), disk, Arc::new(KvMachine), node).await?;
@@ -119,17 +120,18 @@ impl Server {
         }
     }
 
-    /// Completes when the cluster refuses this node because it knows its id with other data (a lost or foreign data
-    /// folder): it takes no part until somebody replaces it. Gives its id and the addresses of the other members.
+    /// Completes when the cluster refuses this node, because it knows its id with other data than this (empty) disk
+    /// holds: it takes no part until somebody replaces it. Never completes on a node that its cluster accepts.
     pub async fn refused(&self) -> Refused {
+        let is_decided = |status: &raft_node::status::Status| {
+            !matches!(status.phase, Phase::Forming { .. } | Phase::Joining)
+        };
         loop {
-            let deadline = self.runtime.now() + REFUSED_CHECK;
-            let is_refused =
-                |status: &raft_node::status::Status| matches!(status.phase, Phase::Replaced { .. });
-            if let Ok(status) = self.node.wait_for(is_refused, deadline).await
-                && let Phase::Replaced { id } = status.phase
-            {
-                return Refused { id };
+            let deadline = self.runtime.now() + DECISION_CHECK;
+            match self.node.wait_for(is_decided, deadline).await.map(|status| status.phase) {
+                Ok(Phase::Replaced { id }) => return Refused { id },
+                Ok(_) => std::future::pending().await,
+                Err(_) => {}
             }
         }
     }
@@ -159,10 +161,8 @@ pub struct Refused {
     pub id: u64,
 }
 
-/// How long an unused session lives.
-const SESSION_LIFETIME: Duration = Duration::from_millis(raft_node::command::SESSION_LIFETIME_MS_DEFAULT);
 /// How often a wait without end looks up.
-const REFUSED_CHECK: Duration = Duration::from_secs(3_600);
+const DECISION_CHECK: Duration = Duration::from_secs(3_600);
 /// What the last answers are given to leave, even when the grace is over.
 const ANSWERS: Duration = Duration::from_millis(100);
 

@@ -54,6 +54,8 @@ pub(crate) struct Service {
     running: SetOnce<Running>,
     draining: AtomicBool,
     in_flight: AtomicUsize,
+    /// Sessions that are being closed after their closer was answered.
+    closing: Arc<AtomicUsize>,
     counts: Counts,
 }
 
@@ -82,6 +84,7 @@ impl Service {
             running: SetOnce::new(),
             draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            closing: Arc::default(),
             counts: Counts::default(),
         }
     }
@@ -257,8 +260,8 @@ impl Kv for Service {
 
     async fn close_session(&self, ctx: Ctx, request: CloseRequest) -> Result<(), KvError> {
         let admitted = self.admit(&ctx, Operation::CloseSession).await?;
-        let (running, deadline) = (admitted.running, admitted.deadline);
-        admitted.serve(write::close_session(running, request, deadline)).await
+        let running = admitted.running;
+        admitted.serve(write::close_session(self, running, request)).await
     }
 
     async fn write(&self, ctx: Ctx, request: WriteRequest) -> Result<WriteAnswer, KvError> {

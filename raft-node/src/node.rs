@@ -205,6 +205,10 @@ impl<S: StateMachine> Node<S> {
         loop {
             let mut phase = self.life.phase();
             let mut metrics = self.life.running().map(|running| running.metrics.clone());
+            if let Some(metrics) = &mut metrics {
+                // A clone has seen what its original has: nothing. What is looked at below must not wake it.
+                drop(metrics.borrow_and_update());
+            }
             let status = self.status();
             if condition(&status) {
                 return Ok(status);

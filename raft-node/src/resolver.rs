@@ -30,6 +30,8 @@ impl Resolver for Literal {
 #[derive(Clone)]
 pub struct SystemNames {
     runtime: Runtime,
+    /// Whether the socket that will send to the answers speaks IPv4; those of the other family are of no use.
+    ipv4: bool,
     names: Arc<Mutex<BTreeMap<String, Option<SocketAddr>>>>,
 }
 
@@ -41,9 +43,9 @@ pub const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 pub const NAMES_MAX: usize = 256;
 
 impl SystemNames {
-    /// Knows nothing yet.
-    pub fn new(runtime: Runtime) -> Self {
-        Self { runtime, names: Arc::default() }
+    /// Knows nothing yet. `local` is the address of the socket that will send to the answers.
+    pub fn new(runtime: Runtime, local: SocketAddr) -> Self {
+        Self { runtime, ipv4: local.is_ipv4(), names: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<SocketAddr>>> {
@@ -53,7 +55,8 @@ impl SystemNames {
     /// Looks `name` up for as long as anybody but this task holds the names.
     async fn keep_known(self, name: String) {
         while Arc::strong_count(&self.names) > 1 {
-            let found = name.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+            let found = name.to_socket_addrs().ok();
+            let found = found.and_then(|mut found| found.find(|address| address.is_ipv4() == self.ipv4));
             if let Some(address) = found {
                 let before = self.lock().insert(name.clone(), Some(address)).flatten();
                 if before != Some(address) {
@@ -101,7 +104,7 @@ mod tests {
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let runtime = system::runtime(tokio.handle().clone());
         tokio.block_on(async {
-            let names = SystemNames::new(runtime.clone());
+            let names = SystemNames::new(runtime.clone(), SocketAddr::from(([127, 0, 0, 1], 0)));
             assert_eq!(names.resolve("127.0.0.1:1"), Some(SocketAddr::from(([127, 0, 0, 1], 1))));
             let known = async {
                 while names.resolve("localhost:7").is_none() {

@@ -1,16 +1,23 @@
 //! Sessions and writes.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kv_client::api::{
     CloseRequest, KvError, OpenRequest, Opened, ResolveRequest, Resolved, Unknowable, WriteAnswer,
     WriteRequest,
 };
-use raft_node::outcome::{CloseOutcome, OpenOutcome};
+use raft_node::outcome::OpenOutcome;
 use rpc_core::runtime::Instant;
 
-use super::Running;
+use super::{Running, Service};
 use crate::{proposal, refusal};
+
+/// Sessions that are being closed at once; above it a close is left to the session's expiry.
+const CLOSES_MAX: usize = 1_024;
+/// How long a close may take.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn open_session(
     running: &Running,
@@ -30,17 +37,26 @@ pub(super) async fn open_session(
     }
 }
 
+/// Answers at once and closes in the node's own time, also when the caller is gone by then. A session that could not be
+/// closed expires.
 pub(super) async fn close_session(
+    service: &Service,
     running: &Running,
     request: CloseRequest,
-    deadline: Instant,
 ) -> Result<(), KvError> {
     same_cluster(running, request.cluster)?;
-    match running.node.close_session(request.session, deadline).await {
-        CloseOutcome::Closed => Ok(()),
-        CloseOutcome::Refused(refused) => Err(refusal::of(refused, &running.node)),
-        CloseOutcome::Unknown => Err(KvError::Unknown),
+    let closing = Arc::clone(&service.closing);
+    if closing.fetch_add(1, Ordering::Relaxed) >= CLOSES_MAX {
+        closing.fetch_sub(1, Ordering::Relaxed);
+        return Ok(());
     }
+    let (node, deadline) = (running.node.clone(), service.runtime.now() + CLOSE_TIME_MAX);
+    service.runtime.spawn("session close", async move {
+        let outcome = node.close_session(request.session, deadline).await;
+        tracing::debug!(session = request.session, ?outcome, "session closed");
+        closing.fetch_sub(1, Ordering::Relaxed);
+    });
+    Ok(())
 }
 
 pub(super) async fn write(

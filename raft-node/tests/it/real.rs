@@ -44,7 +44,10 @@ async fn start(
     let boot = Boot::open(runtime.clone(), disk, Arc::new(Counter), config).await.expect("the node opens");
     let builder = Peer::builder(runtime.clone()).services(boot.services());
     let peer = builder.start_insecure(socket).expect("method names differ");
-    Running { node: boot.start(peer.clone(), Arc::new(SystemNames::new(runtime.clone()))), peer }
+    Running {
+        node: boot.start(peer.clone(), Arc::new(SystemNames::new(runtime.clone(), peer.local_addr()))),
+        peer,
+    }
 }
 
 #[test]

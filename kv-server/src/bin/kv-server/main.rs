@@ -1,0 +1,50 @@
+//! The command `kv-server`: one node (`run`), or three on this machine (`dev`).
+//!
+//! Exit codes: 0 done, 1 failure (taken port, unwritable or damaged data folder, failed disk), 2 usage or
+//! configuration, 7 the data folder belongs to another node, 130 and 143 stopped at once by a second signal.
+
+mod config;
+mod dev;
+mod exit;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A replicated key-value store whose every answer is honest.
+#[derive(Parser)]
+#[command(name = "kv-server", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run one node
+    Run(config::RunArgs),
+    /// Run a cluster on this machine: node processes on loopback, no configuration
+    Dev(dev::DevArgs),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Verb::Run(args) => run::run(args),
+        Verb::Dev(args) => dev::dev(args),
+        Verb::Version => {
+            println!("kv-server {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("kv-server: {exit}");
+            ExitCode::from(exit.code())
+        }
+    }
+}
