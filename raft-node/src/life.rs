@@ -274,13 +274,11 @@ impl<S: StateMachine> Life<S> {
 
     /// As whom the cluster knows the node that introduced itself: by its id, or (after a replacement) by its address.
     fn known_as(&self, identity: &Identity, other: &Introduction) -> Option<NodeName> {
-        let mut members = identity.founding.clone();
-        if let Some(running) = self.running() {
-            let metrics = running.metrics.borrow_watched();
-            let current = metrics.membership_config.membership();
-            if current.nodes().next().is_some() {
-                members = current.nodes().map(|(id, member)| (*id, member.clone())).collect();
-            }
+        let applied = self.host.membership();
+        let mut members: BTreeMap<u64, Member> =
+            applied.nodes().map(|(id, member)| (*id, member.clone())).collect();
+        if members.is_empty() {
+            members.clone_from(&identity.founding);
         }
         let listed = self.config.members.iter().find(|(id, _)| *id == other.configured);
         let by_address = || {

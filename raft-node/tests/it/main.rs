@@ -1,5 +1,6 @@
 //! Whole nodes in a simulated world: real consensus, real storage code, simulated disks, clocks and links.
 
+mod chaos;
 mod cluster;
 mod counter;
 mod determinism;
