@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raft_node::outcome::{Refusal, WriteOutcome};
-use raft_node::status::{Phase, Role, StopReason};
+use raft_node::status::{Phase, Role, Status, StopReason};
 
 use crate::cluster::{Cluster, PATIENCE};
 
@@ -14,6 +14,23 @@ fn three_nodes_elect_and_commit() {
     assert_eq!(cluster.add(leader, &mut session, 5), 5);
     assert_eq!(cluster.add(leader, &mut session, 6), 11);
     cluster.agree();
+}
+
+#[test]
+fn a_wait_for_a_status_ends_with_it_or_at_its_deadline() {
+    let (cluster, leader) = Cluster::three(10);
+    let follower = cluster.other_than(leader);
+    let (node, deadline) =
+        (cluster.nodes[&follower].clone(), cluster.deadline(follower, Duration::from_secs(1)));
+    let began = cluster.world.now();
+    let status =
+        cluster.run(async move { node.wait_for(|status| status.role == Role::Candidate, deadline).await });
+    assert_eq!(status.expect_err("nobody is a candidate").role, Role::Follower);
+    assert!((cluster.world.now() - began).as_secs() == 1);
+    cluster.isolate(leader);
+    let (node, deadline) = (cluster.nodes[&follower].clone(), cluster.deadline(follower, PATIENCE));
+    let elected = move |status: &Status| status.leader.as_ref().is_some_and(|it| it.id != leader);
+    cluster.run(async move { node.wait_for(elected, deadline).await }).expect("another leads");
 }
 
 #[test]
