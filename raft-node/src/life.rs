@@ -37,6 +37,8 @@ pub(crate) struct Life<S: StateMachine> {
     pub(crate) config: NodeConfig,
     pub(crate) host: Host<S>,
     pub(crate) freshness: Arc<Freshness>,
+    /// The last replacement that this node led to its end: the old id and the new one. Locked while one goes on.
+    pub(crate) replaced: tokio::sync::Mutex<Option<(u64, u64)>>,
     disk: Disk,
     log: LogStore,
     state: Mutex<State>,
@@ -103,6 +105,7 @@ impl<S: StateMachine> Life<S> {
             config,
             host,
             freshness: Arc::new(Freshness::default()),
+            replaced: tokio::sync::Mutex::new(None),
             disk,
             log,
             state: Mutex::new(State { identity, formation }),

@@ -51,7 +51,18 @@ pub(crate) async fn replace_here<S: StateMachine>(
     deadline: Instant,
 ) -> Result<u64, ReplaceError> {
     let Some(running) = life.running() else { return Err(ReplaceError::Refused(Refusal::NotMember)) };
-    Replacement { life: Arc::clone(life), running: running.clone(), old }.run(address, deadline).await
+    let waiting = life.runtime.timeout_at(deadline, life.replaced.lock());
+    let Ok(mut replaced) = waiting.await else {
+        return Err(ReplaceError::Unfinished { step: "waiting for another replacement".to_owned() });
+    };
+    if let Some((_, new)) = replaced.filter(|(before, _)| *before == old) {
+        // Asked again, or by two ways at once.
+        return Ok(new);
+    }
+    let new =
+        Replacement { life: Arc::clone(life), running: running.clone(), old }.run(address, deadline).await?;
+    *replaced = Some((old, new));
+    Ok(new)
 }
 
 /// One replacement of a lost member, on the leader.

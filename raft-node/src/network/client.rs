@@ -7,6 +7,7 @@
 use std::future::{Future, ready};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -34,6 +35,8 @@ use crate::types::{LogId, Member, TypeConfig};
 
 /// Appends of one stream on the way to a follower at once.
 const WINDOW: usize = 4;
+/// Heartbeats in a row that a member may miss before that is told.
+const MISSES_TOLD: u32 = 10;
 /// Parts of a snapshot on the way at once.
 pub(crate) const SNAPSHOT_WINDOW: usize = 8;
 /// Bytes in one part of a snapshot.
@@ -66,7 +69,7 @@ impl Clients {
     fn client(&self, id: u64, member: &Member, lane: Lane) -> Client {
         let name = NodeName { id, incarnation: member.incarnation };
         let target = Target { name, address: member.address.clone() };
-        Client { network: Arc::clone(&self.0), target, lane }
+        Client { network: Arc::clone(&self.0), target, lane, misses: AtomicU32::new(0) }
     }
 }
 
@@ -75,6 +78,8 @@ pub(crate) struct Client {
     network: Arc<Network>,
     target: Target,
     lane: Lane,
+    /// Heartbeats in a row that were not answered.
+    misses: AtomicU32,
 }
 
 type Failed = RPCError<TypeConfig>;
@@ -101,6 +106,21 @@ impl Client {
         ))
     }
 
+    /// Tells when the member has not answered [`MISSES_TOLD`] heartbeats in a row, and why, and when it answers again.
+    fn notice(&self, answer: Result<&Appended, &CallError<Denied>>) {
+        let (id, address) = (self.target.name.id, &self.target.address);
+        match answer {
+            Ok(_) if self.misses.swap(0, Ordering::Relaxed) >= MISSES_TOLD => {
+                tracing::info!(member = id, address, "member answers again");
+            }
+            Ok(_) => {}
+            Err(error) if self.misses.fetch_add(1, Ordering::Relaxed) + 1 == MISSES_TOLD => {
+                tracing::warn!(member = id, address, %error, "member does not answer");
+            }
+            Err(_) => {}
+        }
+    }
+
     /// The follower's answer to an append, as openraft expects it in a stream.
     async fn append(
         &self,
@@ -119,7 +139,13 @@ impl Client {
                 let append = StreamAppend { stream, sequence, append };
                 self.call(method::APPEND, Lane::Normal, self.network.timers.append_timeout(), append).await
             }
-            None => self.call(method::HEARTBEAT, Lane::Control, self.network.timers.heartbeat, append).await,
+            None => {
+                // A little less than openraft waits, to see the answer to it.
+                let timeout = self.network.timers.heartbeat * 9 / 10;
+                let answer = self.call(method::HEARTBEAT, Lane::Control, timeout, append).await;
+                self.notice(answer.as_ref());
+                answer
+            }
         };
         match answer {
             Ok(Appended::Matching(place)) => Ok(Ok(place.map(LogId::from))),

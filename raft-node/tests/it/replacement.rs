@@ -68,6 +68,30 @@ fn a_member_that_was_replaced_and_lost_again_is_named_by_its_new_id() {
 }
 
 #[test]
+fn a_replacement_that_is_asked_for_by_several_ways_at_once_happens_once() {
+    let (mut cluster, leader) = Cluster::three(84);
+    let lost = cluster.other_than(leader);
+    cluster.wipe(lost);
+    cluster.start(lost);
+    cluster.pass(Duration::from_secs(2));
+    let asks: Vec<_> = [1, 2, 3]
+        .into_iter()
+        .filter(|number| *number != lost)
+        .map(|number| (cluster.nodes[&number].clone(), cluster.deadline(number, PATIENCE)))
+        .collect();
+    let answers = cluster.run(futures_util::future::join_all(
+        asks.into_iter()
+            .map(|(node, deadline)| async move { node.replace_member(lost, None, deadline).await }),
+    ));
+    let [Ok(one), Ok(two)] = answers[..] else { panic!("{answers:?}") };
+    assert_eq!(one, two);
+    cluster.agree();
+    assert_eq!(cluster.status(leader).members.len(), 3);
+    // Asked again afterwards, the answer is the same.
+    assert_eq!(replace(&cluster, leader, lost, PATIENCE), Ok(one));
+}
+
+#[test]
 fn a_member_that_is_alive_is_not_replaced() {
     let (cluster, leader) = Cluster::three(82);
     let other = cluster.other_than(leader);

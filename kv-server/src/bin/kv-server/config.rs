@@ -107,7 +107,7 @@ impl RunConfig {
 }
 
 /// What is logged unless told otherwise.
-pub(crate) const LOG_DEFAULT: &str = "info,openraft=warn,sled=warn";
+pub(crate) const LOG_DEFAULT: &str = "info,openraft=error,sled=warn";
 
 /// The text of each setting and where it stands.
 #[derive(Debug, Default)]
