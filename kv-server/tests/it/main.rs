@@ -7,3 +7,4 @@ mod dev;
 mod process;
 mod run;
 mod simulation;
+mod strace;
