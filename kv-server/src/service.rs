@@ -240,14 +240,12 @@ fn answer_by(now: Instant, deadline: Instant) -> Instant {
 impl Running {
     /// The leader to ask instead of this node; `None` on the leader itself.
     fn other_leader(&self) -> Option<Hint> {
-        let status = self.node.status();
-        status.leader.filter(|leader| leader.id != status.id).map(refusal::hint)
+        self.node.other_leader().map(refusal::hint)
     }
 
     /// The cluster that this node belongs to.
     fn cluster(&self) -> Result<u128, KvError> {
-        let status = self.node.status();
-        status.cluster.ok_or_else(|| KvError::NotMember { phase: status.phase.to_string() })
+        self.node.cluster().ok_or_else(|| KvError::NotMember { phase: self.node.status().phase.to_string() })
     }
 }
 

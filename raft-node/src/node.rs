@@ -142,6 +142,18 @@ impl<S: StateMachine> Node<S> {
         status
     }
 
+    /// The leader that this node knows, if that is another node: cheap, for a hint beside every answer.
+    pub fn other_leader(&self) -> Option<Hint> {
+        let running = self.life.running()?;
+        let leader = running.leader().filter(|leader| leader.name != running.name)?;
+        Some(Hint { id: leader.name.id, address: leader.address })
+    }
+
+    /// The cluster that this node runs in; cheap.
+    pub fn cluster(&self) -> Option<u128> {
+        self.life.running().map(|running| running.cluster)
+    }
+
     fn describe(&self, running: &Running<S>, status: &mut Status) {
         let leader = running.leader();
         let metrics = running.metrics.borrow_watched();
