@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
+use kv_client::api::{Resolved, WriteReply};
+use kv_client::{Outcome, Reason};
 use tokio::io::{BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -134,6 +137,81 @@ fn a_node_with_a_lost_folder_is_refused_and_told_what_to_type() {
         assert!(!status.ready, "{status:?}");
         signal("INT", dev.child.id().unwrap());
         client.ended(&mut dev.child).await;
+    });
+}
+
+#[test]
+fn writes_go_on_when_the_leader_is_killed_and_none_is_lost() {
+    with_client(async |client| {
+        let mut dev = Dev::start(&client, None).await;
+        let library = client.library(&dev.ports());
+        let leader = client.status(dev.port).await.unwrap().leader.unwrap().id;
+        let mut committed = 0;
+        for number in 0..60 {
+            if number == 20 {
+                dev.kill(&client, usize::try_from(leader).unwrap()).await;
+            }
+            let (key, value) = (format!("k{number}"), format!("v{number}"));
+            match library.put(key, value).await {
+                Outcome::Committed { .. } => committed += 1,
+                Outcome::Unknown(token) => {
+                    let resolved = library.resolve(&token).await.unwrap();
+                    assert!(matches!(resolved, Resolved::Settled(_)), "{resolved:?}");
+                    committed +=
+                        usize::from(matches!(resolved, Resolved::Settled(WriteReply::Committed { .. })));
+                }
+                Outcome::NotCommitted(reason) => panic!("put {number}: {reason}"),
+            }
+        }
+        let mut found = 0;
+        for number in 0..60 {
+            let reply = library.get(format!("k{number}")).await.unwrap();
+            let held = reply.value.map(|versioned| versioned.value);
+            assert!(held.is_none() || held == Some(bytes(&format!("v{number}"))));
+            found += usize::from(held.is_some());
+        }
+        assert_eq!(found, committed);
+        assert!(committed >= 59, "one write at most was in flight: {committed}");
+        signal("INT", dev.child.id().unwrap());
+        assert_eq!(client.ended(&mut dev.child).await.code(), Some(0));
+    });
+}
+
+#[test]
+fn without_a_quorum_nothing_is_answered_wrongly() {
+    with_client(async |client| {
+        let mut dev = Dev::start(&client, None).await;
+        let library = client.library(&dev.ports());
+        assert!(matches!(library.put("k", "v").await, Outcome::Committed { .. }));
+        let leader = client.status(dev.port).await.unwrap().leader.unwrap().id;
+        let followers: Vec<u32> =
+            (1..=3).zip(&dev.nodes).filter(|(id, _)| *id != leader).map(|(_, (pid, _))| *pid).collect();
+        for pid in &followers {
+            signal("STOP", *pid);
+        }
+        let short = library.with_timeout(Duration::from_secs(1));
+        // On a slow machine the lease may have ended by now; then this one is refused, too.
+        let in_doubt = short.put("k", "in doubt").await;
+        let refused = short.put("k", "too late").await;
+        assert!(matches!(refused, Outcome::NotCommitted(Reason::Refused(_))), "{refused:?}");
+        assert!(short.get("k").await.is_err(), "a read must not be stale");
+        for pid in &followers {
+            signal("CONT", *pid);
+        }
+        let is_committed = match in_doubt {
+            Outcome::Unknown(token) => {
+                let resolved =
+                    client.eventually("an answer", async || library.resolve(&token).await.ok()).await;
+                let Resolved::Settled(reply) = resolved else { panic!("{resolved:?}") };
+                matches!(reply, WriteReply::Committed { .. })
+            }
+            Outcome::NotCommitted(_) => false,
+            Outcome::Committed { .. } => panic!("one of three nodes is no majority"),
+        };
+        let value = client.eventually("a read", async || library.get("k").await.ok()).await.value;
+        assert_eq!(value.unwrap().value, if is_committed { "in doubt" } else { "v" });
+        signal("INT", dev.child.id().unwrap());
+        assert_eq!(client.ended(&mut dev.child).await.code(), Some(0));
     });
 }
 

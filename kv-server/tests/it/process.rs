@@ -109,6 +109,12 @@ impl Client {
         found.unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
     }
 
+    /// The client library, asking the nodes at `ports`.
+    pub(crate) fn library(&self, ports: &[u16]) -> kv_client::Client {
+        let endpoints = ports.iter().map(|port| address(*port).to_string().parse().unwrap());
+        kv_client::Client::builder(self.runtime.clone(), self.peer.clone()).endpoints(endpoints).build()
+    }
+
     pub(crate) async fn status(&self, port: u16) -> Option<Status> {
         self.at(port).status().timeout(CALL).await.ok()
     }

@@ -124,3 +124,35 @@ fn a_folder_in_use_is_refused() {
         assert_eq!(client.get(port, "k").await, Some(bytes("v")));
     });
 }
+
+#[test]
+fn garbage_at_the_port_is_counted_and_nothing_else() {
+    with_client(async |client| {
+        let (port, folder) = (free_ports(1), tempfile::tempdir().unwrap());
+        let _node = single(port, folder.path()).spawn().unwrap();
+        client.put(port, "k", "v").await;
+        let dropped = async || {
+            let counters = client.status(port).await?.counters;
+            Some(
+                counters
+                    .iter()
+                    .filter(|(name, _)| name.starts_with("dropped_"))
+                    .map(|(_, count)| count)
+                    .sum(),
+            )
+        };
+        let before: u64 = dropped().await.unwrap();
+        let socket = std::net::UdpSocket::bind(address(0)).unwrap();
+        let mut random = rpc_core::random::SeededRandom::new(1);
+        for size in 1..=200 {
+            let mut datagram = vec![0; size * 7];
+            random.fill(&mut datagram);
+            socket.send_to(&datagram, address(port)).unwrap();
+        }
+        client
+            .eventually("all are counted", async || dropped().await.filter(|now: &u64| now - before >= 200))
+            .await;
+        client.put(port, "k", "still here").await;
+        assert_eq!(client.get(port, "k").await, Some(bytes("still here")));
+    });
+}

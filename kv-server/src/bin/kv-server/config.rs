@@ -68,6 +68,11 @@ pub(crate) struct RunConfig {
 const SETTINGS: [&str; 8] = ["id", "members", "listen", "data", "join", "enable_faults", "insecure", "log"];
 
 impl RunConfig {
+    /// The environment variables that a node looks at, but the one of the log filter.
+    pub(crate) fn environment() -> impl Iterator<Item = String> {
+        SETTINGS.into_iter().filter(|name| *name != "log").chain(["config"]).map(variable_name)
+    }
+
     /// Puts the settings together; `environment` looks up a variable.
     pub(crate) fn load(
         args: RunArgs,
@@ -124,10 +129,7 @@ enum Origin {
 impl Settings {
     fn collect(args: RunArgs, environment: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut settings = Self::default();
-        let variable = |name: &str| {
-            let variable = format!("KV_{}", name.to_uppercase());
-            environment(&variable).filter(|text| !text.is_empty())
-        };
+        let variable = |name: &str| environment(&variable_name(name)).filter(|text| !text.is_empty());
         if let Some(path) = args.config.or_else(|| variable("config")) {
             settings.read_file(Path::new(&path))?;
         }
@@ -192,8 +194,8 @@ impl Settings {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<T, ConfigError> {
         self.optional(name, parse)?.ok_or_else(|| {
-            let (flag, variable) = (flag_name(name), name.to_uppercase());
-            ConfigError::new(name, &format!("is not set: use {flag}, KV_{variable} or the file of --config"))
+            let (flag, variable) = (flag_name(name), variable_name(name));
+            ConfigError::new(name, &format!("is not set: use {flag}, {variable} or the file of --config"))
         })
     }
 
@@ -203,7 +205,7 @@ impl Settings {
             error.value = Some(text.clone());
             error.origin = Some(match origin {
                 Origin::Flag => flag_name(name),
-                Origin::Environment => format!("KV_{}", name.to_uppercase()),
+                Origin::Environment => variable_name(name),
                 Origin::File(path) => path.display().to_string(),
             });
         }
@@ -213,6 +215,10 @@ impl Settings {
 
 fn flag_name(name: &str) -> String {
     format!("--{}", name.replace('_', "-"))
+}
+
+fn variable_name(name: &str) -> String {
+    format!("KV_{}", name.to_uppercase())
 }
 
 /// The text that a flag would hold: lists and tables of strings become `a,b` and `key=value,...`.

@@ -16,7 +16,7 @@ use rpc_core::runtime::{Instant, Runtime};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
-use crate::config::{ConfigError, MEMBERS_MAX};
+use crate::config::{ConfigError, MEMBERS_MAX, RunConfig};
 use crate::exit::Exit;
 use crate::signals::{Signal, Signals};
 
@@ -66,7 +66,8 @@ async fn run_cluster(runtime: Runtime, args: DevArgs) -> Result<(), Exit> {
     let (deaths, mut died) = mpsc::channel(args.nodes);
     let mut nodes = Vec::with_capacity(args.nodes);
     for (index, address) in addresses.iter().enumerate() {
-        let plan = NodePlan::new(&program, &folder, index as u64 + 1, &addresses, args.enable_faults);
+        let id = index as u64 + 1;
+        let plan = NodePlan::new(&program, &folder, (id, *address), &addresses, args.enable_faults);
         let process = plan.start(&runtime, deaths.clone())?;
         say(&format!(
             "node {}  pid {:<7} {address}  {}  (log: {})",
@@ -121,8 +122,15 @@ async fn stop(
     mut nodes: Vec<Node>,
     mut died: mpsc::Receiver<(u64, ExitStatus)>,
 ) -> Result<(), Exit> {
-    for process in nodes.iter_mut().filter_map(|node| node.process.as_mut()) {
-        process.pipe.take();
+    for node in &mut nodes {
+        match &mut node.process {
+            Some(process) => drop(process.pipe.take()),
+            // It died; if its port is taken again, the printed line was typed.
+            None if UdpSocket::bind(node.plan.address).is_err() => {
+                say(&format!("node {} was started by hand and is not stopped", node.plan.id));
+            }
+            None => {}
+        }
     }
     let mut interrupted: Option<Signal> = None;
     let mut stopped = runtime.sleep(STOP);
@@ -165,6 +173,7 @@ struct Process {
 /// How one node is started.
 struct NodePlan {
     id: u64,
+    address: SocketAddr,
     program: PathBuf,
     arguments: Vec<String>,
     data: PathBuf,
@@ -172,7 +181,13 @@ struct NodePlan {
 }
 
 impl NodePlan {
-    fn new(program: &Path, folder: &Folder, id: u64, addresses: &[SocketAddr], enable_faults: bool) -> Self {
+    fn new(
+        program: &Path,
+        folder: &Folder,
+        (id, address): (u64, SocketAddr),
+        addresses: &[SocketAddr],
+        enable_faults: bool,
+    ) -> Self {
         let data = folder.path().join(format!("node{id}"));
         let members = addresses.iter().enumerate().map(|(index, address)| format!("{}={address}", index + 1));
         let mut arguments = vec![
@@ -188,7 +203,7 @@ impl NodePlan {
             arguments.push("--enable-faults".to_owned());
         }
         let log = folder.path().join(format!("node{id}.log"));
-        Self { id, program: program.to_owned(), arguments, data, log }
+        Self { id, address, program: program.to_owned(), arguments, data, log }
     }
 
     /// Starts the process in a process group of its own, so that Ctrl-C in the terminal reaches this process only.
@@ -196,7 +211,12 @@ impl NodePlan {
         let failed = |what: &str, error: io::Error| Exit::Fatal(format!("node {}: {what}: {error}", self.id));
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.map_err(|error| failed(&self.log.display().to_string(), error))?;
-        let mut child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        // The flags say all; a variable that is meant for another node must not add to them.
+        for name in RunConfig::environment() {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(&self.arguments)
             .arg("--supervised")
             .stdin(Stdio::piped())
