@@ -3,14 +3,19 @@
 //! One trait for three kinds: [`sim`] (the real crates in virtual time), [`processes`] (real binaries on loopback),
 //! [`compose`] (the docker-compose cluster). Workloads, plans and checkers know only the trait.
 
+pub mod compose;
+pub mod processes;
 pub mod sim;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kv_client::api::{KvClient, Status};
+use futures_util::future::join_all;
+use kv_client::api::{KvClient, Role, Status};
+use rpc_core::driver::fault::{FaultHits, LinkPolicy};
 use rpc_core::peer::Peer;
 use rpc_core::runtime::Runtime;
 
@@ -40,8 +45,15 @@ pub trait Cluster: Clone + Send + Sync + 'static {
     /// Ends all faults: links are healthy, every node runs.
     fn heal(&self) -> impl Future<Output = Result<(), ClusterError>> + Send;
 
+    /// Ends what the cluster started and removes what it left: processes are gone, containers are as they were found.
+    /// Nothing may be asked of the cluster after that.
+    fn release(&self) -> impl Future<Output = Result<(), ClusterError>> + Send;
+
     /// Datagrams that faults of links have hit so far. A fault that hit nothing did not happen.
-    fn hits(&self) -> impl Future<Output = u64> + Send;
+    fn hits(&self) -> impl Future<Output = FaultHits> + Send;
+
+    /// Nodes that ended on their own, which none may, and why.
+    fn failures(&self) -> impl Future<Output = Vec<String>> + Send;
 }
 
 /// The harness failed, not the store: the run proves nothing.
@@ -66,15 +78,11 @@ pub async fn status<C: Cluster>(cluster: &C, peer: &Peer, node: u64) -> Option<S
 
 /// The node that leads in the highest term that any node knows of, if it says so itself.
 pub async fn leader<C: Cluster>(cluster: &C, peer: &Peer) -> Option<u64> {
-    let mut found: Option<(u64, u64)> = None;
-    for node in cluster.nodes() {
-        if let Some(status) = status(cluster, peer, node).await
-            && status.role == kv_client::api::Role::Leader
-        {
-            found = found.max(Some((status.term, node)));
-        }
-    }
-    found.map(|(_, node)| node)
+    let nodes = cluster.nodes();
+    let all = join_all(nodes.iter().map(|node| status(cluster, peer, *node))).await;
+    let known = nodes.into_iter().zip(all).filter_map(|(node, status)| Some((status?, node)));
+    let leaders = known.filter(|(status, _)| status.role == Role::Leader);
+    leaders.map(|(status, node)| (status.term, node)).max().map(|(_, node)| node)
 }
 
 impl Who {
@@ -104,5 +112,26 @@ pub fn cut_links(fault: &Fault, nodes: &[u64], leader: Option<u64>) -> Vec<(u64,
         }
         Fault::OneWay(node) => pairs().filter(|(from, _)| from == node).collect(),
         _ => Vec::new(),
+    }
+}
+
+/// The faults of links that are in force.
+#[derive(Clone, Debug, Default)]
+struct LinkState {
+    cut: BTreeSet<(u64, u64)>,
+    policy: Option<LinkPolicy>,
+}
+
+impl LinkState {
+    /// Adds a fault of links.
+    fn add(&mut self, fault: &Fault, nodes: &[u64], leader: Option<u64>) {
+        match fault {
+            Fault::Links(policy) => self.policy = Some(*policy),
+            cut => self.cut.extend(cut_links(cut, nodes, leader)),
+        }
+    }
+
+    fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cut.contains(&(from, to))
     }
 }

@@ -1,5 +1,6 @@
 //! One file for each subcommand: its arguments and `run`. They know the library, not each other.
 
+pub(crate) mod run;
 pub(crate) mod sim;
 pub(crate) mod verdict;
 
@@ -14,6 +15,10 @@ pub(crate) enum Exit {
     Inconclusive,
     /// A violation was found.
     Violation,
+    /// What was asked for makes no sense.
+    Usage,
+    /// A signal ended it; this is what a shell reports for that.
+    Interrupted(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -23,6 +28,8 @@ impl From<Exit> for ExitCode {
             Exit::Linearizable => 0,
             Exit::Violation => 9,
             Exit::Inconclusive => 10,
+            Exit::Usage => 2,
+            Exit::Interrupted(code) => code,
         })
     }
 }

@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 
 /// Fault tests with a verdict.
 ///
-/// Exit codes: 0 linearizable, 9 a violation was found, 10 inconclusive (or a history that cannot be read), 2 usage.
+/// Exit codes: 0 linearizable, 9 a violation was found, 10 inconclusive (or a history that cannot be read), 2 usage,
+/// 130 and 143 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "jepsen-tests", version)]
 struct Cli {
@@ -18,6 +19,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(commands::run::Args),
     Sim(commands::sim::Args),
     Verdict(commands::verdict::Args),
 }
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| "jepsen_tests=info,error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
+        Command::Run(args) => commands::run::run(&args).into(),
         Command::Sim(args) => commands::sim::run(&args).into(),
         Command::Verdict(args) => commands::verdict::run(&args).into(),
     }

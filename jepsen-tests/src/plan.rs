@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use rpc_core::driver::fault::LinkPolicy;
+use rpc_core::driver::fault::{FaultHits, LinkPolicy};
 use rpc_core::random::SeededRandom;
 use serde::{Deserialize, Serialize};
 
@@ -96,10 +96,28 @@ impl FaultKind {
         (Self::Pause, "pause"),
     ];
 
+    /// Whether this kind breaks links, not nodes.
+    pub fn is_of_links(self) -> bool {
+        !matches!(self, Self::Kill | Self::Pause)
+    }
+
+    /// Datagrams that faults of this kind hit; none for what breaks nodes.
+    pub fn hits(self, hits: &FaultHits) -> u64 {
+        match self {
+            Self::Partition | Self::OneWay => hits.cut,
+            Self::Loss => hits.lost,
+            Self::Duplicate => hits.duplicated,
+            Self::Reorder => hits.delayed,
+            Self::Corrupt => hits.corrupted + hits.truncated,
+            Self::Kill | Self::Pause => 0,
+        }
+    }
+
     /// A fault of this kind among the nodes `1..=nodes`, and what ends it.
     fn draw(self, nodes: u64, random: &mut SeededRandom) -> (Fault, Fault) {
         let links = |policy| (Fault::Links(policy), Fault::HealLinks);
-        let healthy = LinkPolicy { delay_min_us: 50, delay_max_us: 500, ..LinkPolicy::default() };
+        let healthy =
+            LinkPolicy { delay_min_us: 50, delay_max_us: HEALTHY_DELAY_MAX_US, ..LinkPolicy::default() };
         let per_million = |random: &mut SeededRandom, low, high| random.between(low, high) as u32;
         match self {
             Self::Partition if random.chance(500_000) => (Fault::IsolateLeader, Fault::HealLinks),
@@ -141,6 +159,59 @@ impl FromStr for FaultKind {
     }
 }
 
+impl Fault {
+    /// The kinds that it is of; none for what puts something right.
+    pub fn kinds(&self) -> Vec<FaultKind> {
+        match self {
+            Self::Partition(_) | Self::IsolateLeader => vec![FaultKind::Partition],
+            Self::OneWay(_) => vec![FaultKind::OneWay],
+            Self::Links(policy) => [
+                (policy.cut, FaultKind::Partition),
+                (policy.loss > 0, FaultKind::Loss),
+                (policy.duplicate > 0, FaultKind::Duplicate),
+                (policy.delay_max_us > HEALTHY_DELAY_MAX_US, FaultKind::Reorder),
+                (policy.corrupt > 0 || policy.truncate > 0, FaultKind::Corrupt),
+            ]
+            .into_iter()
+            .filter_map(|(is_there, kind)| is_there.then_some(kind))
+            .collect(),
+            Self::Kill(_) => vec![FaultKind::Kill],
+            Self::Pause(_) => vec![FaultKind::Pause],
+            Self::HealLinks | Self::Restart | Self::Resume => Vec::new(),
+        }
+    }
+
+    /// The name of this sort of fault in a history.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Partition(_) | Self::IsolateLeader => "partition",
+            Self::OneWay(_) => "one-way",
+            Self::Links(_) => "links",
+            Self::Kill(_) => "kill",
+            Self::Pause(_) => "pause",
+            Self::HealLinks | Self::Restart | Self::Resume => "heal",
+        }
+    }
+
+    /// Whether this puts faults of the sort `word` right.
+    pub fn ends(&self, word: &str) -> bool {
+        match self {
+            Self::HealLinks => matches!(word, "partition" | "one-way" | "links"),
+            Self::Restart => word == "kill",
+            Self::Resume => word == "pause",
+            _ => false,
+        }
+    }
+
+    /// Whether this puts something right.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::HealLinks | Self::Restart | Self::Resume)
+    }
+}
+
+/// The longest delay, in microseconds, of a link that has no fault: a real network is not instant.
+const HEALTHY_DELAY_MAX_US: u32 = 500;
+
 impl Who {
     fn draw(nodes: u64, random: &mut SeededRandom) -> Self {
         match random.below(10) {
@@ -166,15 +237,23 @@ fn halves(nodes: u64, random: &mut SeededRandom) -> Vec<Vec<u64>> {
 }
 
 impl Plan {
-    /// Draws faults of `kinds` for `duration`: each begins after a pause, lasts a while, and may overlap one other.
+    /// Draws faults of `kinds` for `duration`: each begins after a pause, lasts a while, and may overlap one other. Kinds
+    /// come in random order, but none again before each was there.
     pub fn draw(kinds: &[FaultKind], nodes: u64, duration: Duration, random: &mut SeededRandom) -> Self {
         let mut steps = Vec::new();
+        let mut bag: Vec<FaultKind> = Vec::new();
         for lane in 0..2 {
             let mut at = Duration::from_millis(random.between(300, 1_500) * (lane + 1));
-            while let Some(kind) = random.pick(kinds) {
+            loop {
+                if bag.is_empty() {
+                    bag.extend(kinds);
+                    random.shuffle(&mut bag);
+                }
+                let Some(kind) = bag.pop() else { break };
                 let (fault, end) = kind.draw(nodes, random);
                 let lasts = Duration::from_millis(random.between(600, 3_000));
                 if at + lasts > duration {
+                    bag.push(kind);
                     break;
                 }
                 steps.push(Step { at, fault });
@@ -261,6 +340,20 @@ mod tests {
             assert!(kills >= 3, "seed {seed}: {plan}");
             assert_eq!(kills * 2, plan.steps.len());
             assert!(plan.steps.iter().all(|step| step.at <= plan.duration));
+        }
+    }
+
+    #[test]
+    fn no_kind_comes_again_before_each_was_there() {
+        let kinds: Vec<FaultKind> = FaultKind::ALL.iter().map(|(kind, _)| *kind).collect();
+        for seed in 0..200 {
+            let plan = Plan::draw(&kinds, 3, Duration::from_secs(60), &mut SeededRandom::new(seed));
+            let mut counts = [0_u32; FaultKind::ALL.len()];
+            for kind in plan.steps.iter().flat_map(|step| step.fault.kinds()) {
+                counts[kinds.iter().position(|other| *other == kind).unwrap()] += 1;
+            }
+            let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(*least >= 1 && most - least <= 1, "seed {seed}: {counts:?}\n{plan}");
         }
     }
 

@@ -1,17 +1,20 @@
 //! One run: a cluster, clients, faults; then healing, and everything must be served again; then the verdict.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use kv_client::{Client, Endpoint};
+use rpc_core::driver::fault::FaultHits;
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::Runtime;
 
 use crate::checker::{self, Judgement, Verdict};
 use crate::cluster::{Cluster, ClusterError, leader, status};
-use crate::history::{Action, History, Nemesis};
-use crate::plan::{Fault, Plan};
+use crate::history::{Action, History};
+use crate::plan::{Fault, FaultKind, Plan, Step};
 use crate::workload::{Change, Recorder, register};
 
 /// What a run is made of beside cluster and plan.
@@ -33,7 +36,9 @@ pub struct Run {
     /// What the clients saw.
     pub history: History,
     /// The faults that took effect.
-    pub faults: u64,
+    pub faults: Effects,
+    /// Nodes that ended on their own, and why.
+    pub failures: Vec<String>,
     /// Operations that were answered.
     pub acknowledged: u64,
     /// Writes whose outcome was unknown, and those that still are.
@@ -47,19 +52,22 @@ pub struct Run {
 }
 
 /// What a run must have had to count.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Coverage {
     /// Virtual or real time.
     pub duration: Duration,
     /// Faults that took effect.
     pub faults: u64,
+    /// Kinds of which at least one fault took effect.
+    pub kinds: Vec<FaultKind>,
     /// Operations that were answered.
     pub acknowledged: u64,
 }
 
 impl Coverage {
     /// What a seed must have to count.
-    pub const SEED: Self = Self { duration: Duration::from_secs(20), faults: 5, acknowledged: 150 };
+    pub const SEED: Self =
+        Self { duration: Duration::from_secs(20), faults: 5, kinds: Vec::new(), acknowledged: 150 };
 }
 
 /// The judgement of a whole run.
@@ -78,12 +86,15 @@ pub enum Conclusion {
 
 impl Run {
     /// Judges the run.
-    pub fn conclude(&self, coverage: Coverage) -> Conclusion {
+    pub fn conclude(&self, coverage: &Coverage) -> Conclusion {
         let Judgement { linearizability, witness } = checker::judge(&self.history, checker::STEPS_MAX);
         for verdict in [Some(&linearizability), witness.as_ref()].into_iter().flatten() {
             if let Verdict::Violation(violation) = verdict {
                 return Conclusion::Failed(format!("the history is not linearizable: {violation}"));
             }
+        }
+        if !self.failures.is_empty() {
+            return Conclusion::Failed(format!("nodes ended on their own: {}", self.failures.join("; ")));
         }
         if self.recovery.is_none() {
             return Conclusion::Failed("after healing the cluster did not serve again in time".to_owned());
@@ -104,12 +115,15 @@ impl Run {
         }
         for (what, had, needed) in [
             ("seconds", self.duration.as_secs(), coverage.duration.as_secs()),
-            ("faults that took effect", self.faults, coverage.faults),
+            ("faults that took effect", self.faults.values().sum(), coverage.faults),
             ("answered operations", self.acknowledged, coverage.acknowledged),
         ] {
             if had < needed {
                 return Conclusion::Void(format!("{had} {what}, {needed} are needed"));
             }
+        }
+        if let Some(kind) = coverage.kinds.iter().find(|kind| !self.faults.contains_key(kind)) {
+            return Conclusion::Void(format!("no fault of kind `{kind}` took effect"));
         }
         Conclusion::Passed { operations: self.history.operations.len() }
     }
@@ -127,7 +141,8 @@ impl fmt::Display for Conclusion {
     }
 }
 
-/// Runs `plan` against `cluster`. `progress` is told each event as it happens.
+/// Runs `plan` against `cluster`. `recorder` holds what was seen, also of a run that is dropped before its end;
+/// `progress` is told each event as it happens.
 ///
 /// # Errors
 /// When the harness failed.
@@ -136,6 +151,7 @@ pub async fn run<C: Cluster>(
     plan: Plan,
     options: Options,
     mut random: SeededRandom,
+    recorder: Recorder,
     progress: impl Fn(&str) + Send + Sync + 'static,
 ) -> Result<Run, ClusterError> {
     let clock = cluster.clock();
@@ -147,7 +163,7 @@ pub async fn run<C: Cluster>(
     if serves_again(&cluster, &clock, options).await?.is_none() {
         return Err(ClusterError(format!("the cluster did not serve within {:?}", options.recovery_max)));
     }
-    let recorder = Recorder::new(clock.clone());
+    progress("the cluster serves");
     let started = clock.now();
     let end = started + plan.duration;
     let workers: Vec<_> = clients
@@ -158,7 +174,7 @@ pub async fn run<C: Cluster>(
         })
         .collect();
 
-    let (nemeses, faults) = break_things(&cluster, &admin, &clock, &plan, &recorder, &progress).await?;
+    let faults = break_things(&cluster, &admin, &clock, &plan, &recorder, &progress).await?;
     clock.sleep_until(end).await;
     for worker in workers {
         worker.await.map_err(|_| ClusterError("a client ended early".to_owned()))?;
@@ -166,20 +182,33 @@ pub async fn run<C: Cluster>(
     cluster.heal().await?;
     progress("healed");
 
-    let recovery = serves_again(&cluster, &clock, options).await?;
-    let unknown = recorder.resolve(&clients[0].with_timeout(options.recovery_max)).await;
+    let failures = cluster.failures().await;
+    let recovery = match failures.is_empty() {
+        true => serves_again(&cluster, &clock, options).await?,
+        false => None,
+    };
+    let patience = if recovery.is_some() { options.recovery_max } else { options.timeout };
+    let unknown = recorder.resolve(&clients[0].with_timeout(patience), clock.now() + patience).await;
     if recovery.is_some() {
         read_everywhere(&cluster, &recorder, options).await?;
     }
-    let converged = converge(&cluster, &admin, &clock, options.recovery_max).await;
+    let converged = recovery.is_some() && converge(&cluster, &admin, &clock, options.recovery_max).await;
     let duration = clock.now() - started;
     let acknowledged = recorder.acknowledged();
-    let mut history = recorder.finish();
-    history.nemeses = nemeses;
-    Ok(Run { history, faults, acknowledged, unknown, recovery, converged, duration })
+    let history = recorder.finish();
+    Ok(Run { history, faults, failures, acknowledged, unknown, recovery, converged, duration })
 }
 
-/// Lets the steps of the plan happen; returns what happened when, and how many faults took effect.
+/// The faults that took effect, counted by kind.
+pub type Effects = BTreeMap<FaultKind, u64>;
+
+/// Links that were broken since `hits`.
+struct Broken {
+    hits: FaultHits,
+    kinds: Vec<FaultKind>,
+}
+
+/// Lets the steps of the plan happen; returns which faults took effect.
 async fn break_things<C: Cluster>(
     cluster: &C,
     admin: &Peer,
@@ -187,62 +216,46 @@ async fn break_things<C: Cluster>(
     plan: &Plan,
     recorder: &Recorder,
     progress: &impl Fn(&str),
-) -> Result<(Vec<Nemesis>, u64), ClusterError> {
+) -> Result<Effects, ClusterError> {
     let started = clock.now();
-    let mut nemeses: Vec<Nemesis> = Vec::new();
-    let mut faults = 0;
-    // Hits when the links were last broken: what ends a fault of links tells whether it hit anything.
-    let mut broken: Option<u64> = None;
-    for step in &plan.steps {
-        clock.sleep_until(started + step.at).await;
-        let leader = match &step.fault {
-            Fault::HealLinks | Fault::Restart | Fault::Resume => None,
-            _ => leader(cluster, admin).await,
-        };
-        let is_link = matches!(
-            step.fault,
-            Fault::Partition(_) | Fault::IsolateLeader | Fault::OneWay(_) | Fault::Links(_)
-        );
-        if is_link && broken.is_none() {
-            broken = Some(cluster.hits().await);
+    let mut effects = Effects::new();
+    // What ends a fault of links tells whether it hit anything.
+    let mut broken: Option<Broken> = None;
+    for Step { at, fault } in &plan.steps {
+        clock.sleep_until(started + *at).await;
+        let leader = if fault.is_end() { None } else { leader(cluster, admin).await };
+        let kinds = fault.kinds();
+        if kinds.iter().any(|kind| kind.is_of_links()) {
+            if broken.is_none() {
+                broken = Some(Broken { hits: cluster.hits().await, kinds: Vec::new() });
+            }
+            broken.iter_mut().for_each(|broken| broken.kinds.extend(&kinds));
         }
-        clock.trace(|| format!("fault {}", step.fault));
-        progress(&step.fault.to_string());
-        cluster.apply(&step.fault, leader).await?;
-        let now = recorder.now();
-        match &step.fault {
+        clock.trace(|| format!("fault {fault}"));
+        progress(&fault.to_string());
+        if !fault.is_end() {
+            recorder.fault(fault, leader);
+        }
+        cluster.apply(fault, leader).await?;
+        match fault {
             Fault::HealLinks => {
-                if let Some(before) = broken.take() {
-                    faults += u64::from(cluster.hits().await > before);
+                if let Some(Broken { hits: before, kinds }) = broken.take() {
+                    let now = cluster.hits().await;
+                    for kind in kinds.into_iter().filter(|kind| kind.hits(&now) > kind.hits(&before)) {
+                        *effects.entry(kind).or_default() += 1;
+                    }
                 }
             }
-            Fault::Kill(_) | Fault::Pause(_) => faults += 1,
+            Fault::Kill(_) | Fault::Pause(_) => {
+                kinds.into_iter().for_each(|kind| *effects.entry(kind).or_default() += 1);
+            }
             _ => {}
         }
-        if matches!(step.fault, Fault::HealLinks | Fault::Restart | Fault::Resume) {
-            for nemesis in nemeses.iter_mut().filter(|nemesis| nemesis.ret.is_none()) {
-                nemesis.ret = Some(now);
-            }
-        } else {
-            let value = Some(match leader {
-                Some(leader) => format!("{} (leader {leader})", step.fault),
-                None => step.fault.to_string(),
-            });
-            nemeses.push(Nemesis { f: word(&step.fault).to_owned(), value, call: now, ret: None });
+        if fault.is_end() {
+            recorder.fault(fault, None);
         }
     }
-    Ok((nemeses, faults))
-}
-
-fn word(fault: &Fault) -> &'static str {
-    match fault {
-        Fault::Partition(_) | Fault::IsolateLeader => "partition",
-        Fault::OneWay(_) => "one-way",
-        Fault::Links(_) => "links",
-        Fault::Kill(_) => "kill",
-        Fault::Pause(_) => "pause",
-        Fault::HealLinks | Fault::Restart | Fault::Resume => "heal",
-    }
+    Ok(effects)
 }
 
 fn client<C: Cluster>(cluster: &C, number: u64, options: &Options) -> Result<Client, ClusterError> {
@@ -252,7 +265,7 @@ fn client<C: Cluster>(cluster: &C, number: u64, options: &Options) -> Result<Cli
     let first = number as usize % endpoints.len();
     endpoints.rotate_left(first);
     // Half of the clients never learn who leads: their requests are forwarded.
-    let follow_leader = number % 2 == 0;
+    let follow_leader = number.is_multiple_of(2);
     let client = Client::builder(runtime, peer).endpoints(endpoints).timeout(options.timeout);
     Ok(client.follow_leader(follow_leader).build())
 }
@@ -320,14 +333,12 @@ async fn read_everywhere<C: Cluster>(
 async fn converge<C: Cluster>(cluster: &C, admin: &Peer, clock: &Runtime, patience: Duration) -> bool {
     let deadline = clock.now() + patience;
     loop {
-        let mut states = Vec::new();
-        for node in cluster.nodes() {
-            if let Some(status) = status(cluster, admin, node).await {
-                states.push((status.applied, status.state_hash));
-            }
-        }
+        let nodes = cluster.nodes();
+        let all = join_all(nodes.iter().map(|node| status(cluster, admin, *node))).await;
+        let states: Vec<_> =
+            all.into_iter().flatten().map(|status| (status.applied, status.state_hash)).collect();
         let equal = states.windows(2).all(|pair| pair[0] == pair[1]);
-        if equal && states.len() == cluster.nodes().len() {
+        if equal && states.len() == nodes.len() {
             return true;
         }
         if clock.now() >= deadline {

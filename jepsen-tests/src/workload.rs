@@ -1,9 +1,11 @@
-//! What the clients do: get, put, cas and delete on registers, each answer written down as it was given.
+//! What the clients do: get, put, cas and delete on registers, each answer written down as it was given. A write that
+//! was not answered yet stands in the history too, with an unknown outcome: a run may be ended at any time.
 //!
 //! Keys rotate so that each has few operations and few clients: that keeps the black-box search decided.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +14,8 @@ use kv_client::{Client, Outcome as Answer, Reason, Token};
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::{Instant, Runtime};
 
-use crate::history::{Action, History, Operation, Outcome};
+use crate::history::{Action, History, Nemesis, Operation, Outcome};
+use crate::plan::Fault;
 
 /// Operations on one key before the clients move on to the next.
 const OPERATIONS_PER_KEY: u64 = 150;
@@ -30,6 +33,8 @@ pub struct Recorder {
 #[derive(Default)]
 struct Shared {
     history: Mutex<History>,
+    /// Writes without an answer yet, by process.
+    open: Mutex<BTreeMap<u64, Operation>>,
     unknown: Mutex<Vec<(usize, Token)>>,
     processes: AtomicU64,
     operations: AtomicU64,
@@ -62,14 +67,34 @@ impl Recorder {
         self.shared.operations.load(Ordering::Relaxed)
     }
 
-    /// Gives the history.
+    /// Gives the history so far. Writes without an answer are unknown in it.
     pub fn finish(&self) -> History {
-        std::mem::take(&mut *self.shared.history.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut history = std::mem::take(&mut *lock(&self.shared.history));
+        history.operations.extend(std::mem::take(&mut *lock(&self.shared.open)).into_values());
+        history
+    }
+
+    /// Notes a fault that begins, or that those which `fault` puts right are over.
+    pub(crate) fn fault(&self, fault: &Fault, leader: Option<u64>) {
+        let now = self.now();
+        let nemeses = &mut lock(&self.shared.history).nemeses;
+        if !fault.is_end() {
+            let value = Some(match leader {
+                Some(leader) => format!("{fault} (leader {leader})"),
+                None => fault.to_string(),
+            });
+            nemeses.push(Nemesis { f: fault.word().to_owned(), value, call: now, ret: None });
+        } else {
+            let ended = |nemesis: &&mut Nemesis| nemesis.ret.is_none() && fault.ends(&nemesis.f);
+            for nemesis in nemeses.iter_mut().filter(ended) {
+                nemesis.ret = Some(now);
+            }
+        }
     }
 
     /// Looks at the history so far.
     pub(crate) fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
-        look(&self.shared.history.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&lock(&self.shared.history))
     }
 
     fn record(&self, operation: Operation, unknown: Option<Token>) {
@@ -77,10 +102,10 @@ impl Recorder {
         if operation.is_ok() {
             self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
-        let mut history = self.shared.history.lock().unwrap_or_else(PoisonError::into_inner);
+        lock(&self.shared.open).remove(&operation.process);
+        let mut history = lock(&self.shared.history);
         if let Some(token) = unknown {
-            let mut waiting = self.shared.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.push((history.operations.len(), token));
+            lock(&self.shared.unknown).push((history.operations.len(), token));
         }
         self.clock.trace(|| format!("operation {operation}"));
         history.operations.push(operation);
@@ -121,6 +146,7 @@ impl Recorder {
     /// Writes `key` and writes the answer down; false if the outcome is unknown.
     pub async fn write(&self, client: &Client, process: u64, key: &str, change: Change) -> bool {
         let call = self.now();
+        self.begin(process, key, change.clone(), call);
         let answer = match &change {
             Change::Put(value) => client.put(key.as_bytes().to_vec(), value.clone()).await,
             Change::Delete => client.delete(key.as_bytes().to_vec()).await,
@@ -141,14 +167,24 @@ impl Recorder {
         unknown.is_none()
     }
 
+    fn begin(&self, process: u64, key: &str, change: Change, call: u64) {
+        let action = change.answered(Settled::Info);
+        let key = key.to_owned();
+        let open = Operation { process, key, action, rev: None, node: None, token: None, call, ret: call };
+        lock(&self.shared.open).insert(process, open);
+    }
+
     /// Settles every unknown outcome and corrects the history: what is known now was decided between call and now.
-    /// Returns how many were unknown, and how many of them still are.
-    pub async fn resolve(&self, client: &Client) -> (usize, usize) {
-        let waiting =
-            std::mem::take(&mut *self.shared.unknown.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Returns how many were unknown, and how many of them still are at the `deadline`.
+    pub async fn resolve(&self, client: &Client, deadline: Instant) -> (usize, usize) {
+        let waiting = std::mem::take(&mut *lock(&self.shared.unknown));
         let count = waiting.len();
         let mut open = 0;
         for (index, token) in waiting {
+            if self.clock.now() >= deadline {
+                open += 1;
+                continue;
+            }
             let reply = match client.resolve(&token).await {
                 Ok(Resolved::Settled(reply)) => reply,
                 Ok(Resolved::Unknowable(_)) | Err(_) => {
@@ -157,7 +193,7 @@ impl Recorder {
                 }
             };
             let ret = self.now();
-            let mut history = self.shared.history.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut history = lock(&self.shared.history);
             let operation = &mut history.operations[index];
             let (settled, rev) = settle_reply(&reply);
             operation.action = Change::of(&operation.action).answered(settled);
@@ -166,6 +202,10 @@ impl Recorder {
         }
         (count, open)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A write.

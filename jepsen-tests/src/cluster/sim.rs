@@ -9,7 +9,7 @@ use kv_server::server::{Server, ServerConfig};
 use raft_node::NodeConfig;
 use raft_node::disk::sim::{SimDisk, SimDiskOptions};
 use raft_node::resolver::Literal;
-use rpc_core::driver::fault::LinkPolicy;
+use rpc_core::driver::fault::{FaultHits, LinkPolicy};
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::Runtime;
@@ -55,11 +55,6 @@ impl SimCluster {
             cluster.start_node(node);
         }
         cluster
-    }
-
-    /// Why nodes ended on their own, if any did.
-    pub fn failures(&self) -> Vec<String> {
-        self.state().failures.clone()
     }
 
     fn start_node(&self, node: u64) {
@@ -211,9 +206,16 @@ impl Cluster for SimCluster {
         Ok(())
     }
 
-    async fn hits(&self) -> u64 {
-        let hits = self.world.fault_hits();
-        hits.cut + hits.lost + hits.duplicated + hits.corrupted + hits.truncated + hits.delayed
+    async fn release(&self) -> Result<(), ClusterError> {
+        Ok(())
+    }
+
+    async fn hits(&self) -> FaultHits {
+        self.world.fault_hits()
+    }
+
+    async fn failures(&self) -> Vec<String> {
+        self.state().failures.clone()
     }
 }
 

@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use jepsen_tests::cluster::Cluster;
 use jepsen_tests::cluster::sim::{self, SimCluster};
 use jepsen_tests::plan::{FaultKind, Plan};
 use jepsen_tests::runner::{self, Conclusion, Coverage, Options, Run};
+use jepsen_tests::workload::Recorder;
 use rpc_core::random::SeededRandom;
 
 use super::Exit;
@@ -89,7 +91,7 @@ fn one(seed: u64, args: &Args) -> Exit {
         if let Ok(run) = run {
             println!(
                 "{} faults took effect, {} of {} operations answered, {} unknown ({} unresolved), served again after {:?}",
-                run.faults,
+                run.faults.values().sum::<u64>(),
                 run.acknowledged,
                 run.history.operations.len(),
                 run.unknown.0,
@@ -162,14 +164,13 @@ fn simulate(seed: u64, args: &Args, sink: Option<Sink>) -> Simulated {
         timeout: Duration::from_secs(1),
         recovery_max: sim::RECOVERY_MAX,
     };
-    let run = world.run(runner::run(cluster.clone(), plan, options, random, |_| {}));
+    let recorder = Recorder::new(cluster.clock());
+    let run = world.run(runner::run(cluster.clone(), plan, options, random, recorder, |_| {}));
     let hash = world.trace_hash();
-    let failures = cluster.failures();
-    let run = match run {
-        Err(error) => Err(error.to_string()),
-        Ok(_) if !failures.is_empty() => Err(format!("nodes ended on their own: {}", failures.join("; "))),
-        Ok(run) => Ok(run),
-    };
+    let run = run.map_err(|error| {
+        let failures = world.run(async move { cluster.failures().await });
+        if failures.is_empty() { error.to_string() } else { format!("{error}; {}", failures.join("; ")) }
+    });
     (run, hash)
 }
 
@@ -177,7 +178,7 @@ fn judge(run: &Result<Run, String>) -> (Exit, String) {
     match run {
         Err(why) => (Exit::Violation, format!("FAILED: {why}")),
         Ok(run) => {
-            let conclusion = run.conclude(Coverage::SEED);
+            let conclusion = run.conclude(&Coverage::SEED);
             let exit = match &conclusion {
                 Conclusion::Passed { .. } => Exit::Linearizable,
                 Conclusion::Failed(_) => Exit::Violation,

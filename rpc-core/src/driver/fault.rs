@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -49,6 +50,17 @@ pub struct FaultHits {
     pub truncated: u64,
     /// Held back.
     pub delayed: u64,
+}
+
+impl AddAssign for FaultHits {
+    fn add_assign(&mut self, other: Self) {
+        self.cut += other.cut;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.corrupted += other.corrupted;
+        self.truncated += other.truncated;
+        self.delayed += other.delayed;
+    }
 }
 
 impl LinkPolicy {
