@@ -98,8 +98,8 @@ pub trait Files: Send + Sync + 'static {
 /// The largest value that is put into a [`Store`], in bytes; what is larger goes in pieces under keys of their own,
 /// because sled moves a leaf that outgrows its segment into a file that it never syncs ([`real`]).
 ///
-/// 16 KiB: a command with a value of 4 KiB stays whole, which costs half of what pieces of 4 KiB cost; larger pieces
-/// gain nothing more (docs/STORAGE.md).
+/// 16 KiB: a command with a value of 4 KiB stays whole, which takes a third less processor time than pieces of 4 KiB;
+/// larger pieces gain nothing more (docs/STORAGE.md).
 pub const PIECE_SIZE_MAX: usize = 16 * 1024;
 
 /// The longest key of a [`Store`], in bytes: a row key of 4 KiB and what the layers above put before it.

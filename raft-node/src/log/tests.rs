@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -253,11 +253,12 @@ fn purged_entries_are_removed_also_when_a_crash_came_first() {
     }
 }
 
-/// What must survive any crash: all that was acknowledged.
+/// What must survive any crash: all that was acknowledged. What was only asked for may be there or not, but whole.
 #[derive(Clone, Default)]
 struct Promised {
     vote: Option<VoteOf<TypeConfig>>,
     entries: BTreeMap<u64, (u64, usize)>,
+    asked: BTreeSet<(u64, u64, usize)>,
 }
 
 /// Random appends, truncations, purges and votes, cut off by a crash at a random moment; again and again on one disk.
@@ -283,11 +284,18 @@ fn one_life(disk: &SimDisk, random: &mut SeededRandom, promised: Promised, seed:
     let handle = runtime.clone();
     runtime.spawn("writer of the log", async move {
         let mut log = LogStore::open(opened, &handle).expect("the log opens after any crash");
-        let found = log.try_get_log_entries(..).await.unwrap();
+        let found = describe(&log.try_get_log_entries(..).await.unwrap());
         let mut state = shared.lock().unwrap().clone();
         assert!(log.read_vote().await.unwrap() >= state.vote, "seed {seed}: a vote was forgotten");
+        for (term, index, bytes) in &found {
+            assert!(
+                state.asked.contains(&(*term, *index, bytes.len())),
+                "seed {seed}: entry {index} is made up"
+            );
+            assert!(bytes.iter().all(|byte| *byte == *index as u8), "seed {seed}: entry {index} differs");
+        }
         let found: BTreeMap<u64, (u64, usize)> =
-            describe(&found).into_iter().map(|(term, index, bytes)| (index, (term, bytes.len()))).collect();
+            found.into_iter().map(|(term, index, bytes)| (index, (term, bytes.len()))).collect();
         for (index, promised) in &state.entries {
             let purged = log.get_log_state().await.unwrap().last_purged_log_id;
             let gone = purged.is_some_and(|purged| purged.index >= *index);
@@ -333,6 +341,8 @@ fn one_life(disk: &SimDisk, random: &mut SeededRandom, promised: Promised, seed:
                         .collect();
                     let entries: Vec<_> =
                         (next..).zip(&sizes).map(|(index, size)| entry(term, index, *size)).collect();
+                    state.asked.extend((next..).zip(&sizes).map(|(index, size)| (term, index, *size)));
+                    *shared.lock().unwrap() = state.clone();
                     append(&mut log, entries).await.unwrap();
                     state.entries.extend((next..).zip(sizes.iter().map(|size| (term, *size))));
                 }

@@ -69,6 +69,16 @@ fn a_value_of_one_mebibyte_comes_back_byte_for_byte() {
 }
 
 #[test]
+fn pieces_lie_apart_from_what_every_round_writes() {
+    let (disk, _) = scenario_disk();
+    let content = disk.content();
+    assert!(content.trees["sm.0"].keys().all(|key| key[0] < 2 || key[..] == [2]));
+    let pieces = content.trees["sm.0.pieces"].keys();
+    let classes: Vec<u8> = pieces.map(|key| key[0]).collect();
+    assert!(classes.contains(&2) && classes.contains(&3) && classes.iter().all(|class| *class >= 2));
+}
+
+#[test]
 fn readers_meet_only_whole_rounds_while_rows_change_beneath_them() {
     let disk = TestDisk::default();
     let host = open(disk.handle()).unwrap();
