@@ -101,6 +101,11 @@ impl Cluster {
         self.disks[&node].wipe();
     }
 
+    /// Lets the next sync of a node's disk fail.
+    pub(crate) fn fail_disk(&self, node: u64) {
+        self.disks[&node].fail_syncs(1);
+    }
+
     pub(crate) fn server(&self, node: u64) -> Server {
         self.servers.lock().unwrap()[&node].clone()
     }

@@ -373,3 +373,27 @@ fn a_wiped_node_is_refused_until_it_is_replaced() {
         },
     );
 }
+
+#[test]
+fn a_failed_disk_is_fatal_for_its_node_only() {
+    simulate(
+        28,
+        3,
+        |_| {},
+        async |cluster: Cluster| {
+            let leader = cluster.leader(&ALL).await;
+            let session = cluster.session(leader).await;
+            let failing = others(leader)[0];
+            assert!(cluster.at(failing).health_local().timeout(CALL).await.unwrap().healthy);
+            cluster.fail_disk(failing);
+            let reply = session.write(leader, 1, put("k", "v")).await;
+            assert!(matches!(reply, WriteReply::Committed { .. }));
+            let reason = cluster.clock.timeout(CALL, cluster.server(failing).fatal()).await;
+            assert!(!reason.unwrap().is_empty());
+            let health = cluster.at(failing).health_local().timeout(CALL).await.unwrap();
+            assert!(!health.healthy && health.reason.is_some(), "{health:?}");
+            assert!(cluster.server(failing).shutdown(CALL).await.is_err(), "its exit code must not be 0");
+            session.write(leader, 2, put("k", "goes on")).await;
+        },
+    );
+}
