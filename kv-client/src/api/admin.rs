@@ -217,6 +217,6 @@ pub struct FaultsReply {
 pub struct Version {
     /// The version of the server.
     pub version: String,
-    /// The version of the contract that it speaks: [`PROTOCOL`].
+    /// The version of the contract that it speaks: [`super::PROTOCOL`].
     pub protocol: u32,
 }

@@ -8,7 +8,7 @@ use super::Hint;
 /// Reads a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetRequest {
-    /// 1 to [`KEY_SIZE_MAX`] bytes.
+    /// 1 to [`super::KEY_SIZE_MAX`] bytes.
     #[serde(rename = "k")]
     pub key: Bytes,
     /// How fresh the answer must be.
