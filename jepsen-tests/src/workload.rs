@@ -27,6 +27,7 @@ const KEYS_AT_ONCE: u64 = 3;
 pub struct Recorder {
     clock: Runtime,
     started: Instant,
+    prefix: Arc<str>,
     shared: Arc<Shared>,
 }
 
@@ -42,9 +43,10 @@ struct Shared {
 }
 
 impl Recorder {
-    /// An empty history that begins now.
-    pub fn new(clock: Runtime) -> Self {
-        Self { started: clock.now(), clock, shared: Arc::default() }
+    /// An empty history that begins now. All its keys begin with `prefix`: a history explains only what was written in
+    /// it, so no key may have been written before.
+    pub fn new(clock: Runtime, prefix: &str) -> Self {
+        Self { started: clock.now(), clock, prefix: prefix.into(), shared: Arc::default() }
     }
 
     /// A process number that nobody had before.
@@ -114,7 +116,7 @@ impl Recorder {
     /// The key that operation number `number` is about.
     fn key(&self, random: &mut SeededRandom) -> String {
         let generation = self.operations() / (OPERATIONS_PER_KEY * KEYS_AT_ONCE);
-        format!("k{}", generation * KEYS_AT_ONCE + random.below(KEYS_AT_ONCE))
+        format!("{}k{}", self.prefix, generation * KEYS_AT_ONCE + random.below(KEYS_AT_ONCE))
     }
 
     /// Reads `key` and writes the answer down.

@@ -215,7 +215,12 @@ async fn conduct(args: &Args, runtime: &Runtime, signals: &mut Signals) -> Resul
     let folder = Folder::new(args.out.clone(), seed).map_err(Refusal::usage)?;
     folder.write_plan(&plan).map_err(Refusal::void)?;
 
-    let recorder = Recorder::new(runtime.clone());
+    // Processes begin with empty disks; containers may hold what earlier runs wrote.
+    let prefix = match args.cluster {
+        Kind::Processes => String::new(),
+        Kind::Compose => format!("run-{:08x}/", runtime.random_u64() as u32),
+    };
+    let recorder = Recorder::new(runtime.clone(), &prefix);
     let progress = Progress::start(runtime, recorder.clone(), args.time.duration);
     let told = progress.clone();
     let scene = Scene {

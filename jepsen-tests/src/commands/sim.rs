@@ -164,7 +164,7 @@ fn simulate(seed: u64, args: &Args, sink: Option<Sink>) -> Simulated {
         timeout: Duration::from_secs(1),
         recovery_max: sim::RECOVERY_MAX,
     };
-    let recorder = Recorder::new(cluster.clock());
+    let recorder = Recorder::new(cluster.clock(), "");
     let run = world.run(runner::run(cluster.clone(), plan, options, random, recorder, |_| {}));
     let hash = world.trace_hash();
     let run = run.map_err(|error| {
