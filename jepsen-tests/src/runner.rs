@@ -362,3 +362,78 @@ impl Recorder {
         keys
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Operation, Outcome};
+
+    fn good() -> Run {
+        let read = |number: u64| Operation {
+            process: 0,
+            key: "k".to_owned(),
+            action: Action::Get { outcome: Outcome::Ok(None) },
+            rev: Some(1),
+            node: None,
+            token: None,
+            call: 2 * number,
+            ret: 2 * number + 1,
+        };
+        Run {
+            history: History { operations: (0..200).map(read).collect(), ..History::default() },
+            faults: Effects::from([(FaultKind::Kill, 4), (FaultKind::Loss, 1)]),
+            failures: Vec::new(),
+            acknowledged: 200,
+            unknown: (3, 0),
+            recovery: Some(Duration::from_millis(40)),
+            converged: true,
+            duration: Duration::from_secs(21),
+        }
+    }
+
+    fn coverage() -> Coverage {
+        Coverage { kinds: vec![FaultKind::Kill, FaultKind::Loss], ..Coverage::SEED }
+    }
+
+    #[test]
+    fn a_run_passes_only_with_all_it_must_have_had() {
+        assert!(matches!(good().conclude(&coverage()), Conclusion::Passed { operations: 200 }));
+        type Spoil = fn(&mut Run);
+        let voids: [(Spoil, &str); 4] = [
+            (|run| run.faults = Effects::from([(FaultKind::Loss, 1)]), "1 faults that took effect, 5 are needed"),
+            (|run| run.faults = Effects::from([(FaultKind::Kill, 9)]), "no fault of kind `loss`"),
+            (|run| run.acknowledged = 149, "149 answered operations"),
+            (|run| run.duration = Duration::from_secs(19), "19 seconds"),
+        ];
+        for (spoil, why) in voids {
+            let mut run = good();
+            spoil(&mut run);
+            let conclusion = run.conclude(&coverage());
+            assert!(matches!(&conclusion, Conclusion::Void(said) if said.contains(why)), "{conclusion}");
+        }
+    }
+
+    #[test]
+    fn a_broken_promise_outweighs_what_is_missing() {
+        type Spoil = fn(&mut Run);
+        let failures: [(Spoil, &str); 5] = [
+            (|run| run.failures.push("node 2 (exit status: 1)".to_owned()), "node 2 (exit status: 1)"),
+            (|run| run.recovery = None, "did not serve again"),
+            (|run| run.converged = false, "did not reach one state"),
+            (|run| run.unknown = (3, 1), "1 unknown outcomes"),
+            (
+                |run| {
+                    run.history.operations[7].action = Action::Get { outcome: Outcome::Ok(Some("x".into())) }
+                },
+                "not linearizable",
+            ),
+        ];
+        for (spoil, why) in failures {
+            let mut run = good();
+            run.faults.clear();
+            spoil(&mut run);
+            let conclusion = run.conclude(&coverage());
+            assert!(matches!(&conclusion, Conclusion::Failed(said) if said.contains(why)), "{conclusion}");
+        }
+    }
+}

@@ -70,6 +70,7 @@ impl ComposeCluster {
     /// # Errors
     /// When docker-compose, docker or (if the run `breaks_links`) root or iptables is missing, or the project is not up.
     pub async fn find(runtime: Runtime, count: u64, breaks_links: bool) -> Result<Self, ClusterError> {
+        output("docker", &["version", "--format", "{{.Server.Version}}"], "").await?;
         let mut containers = BTreeMap::new();
         for id in 1..=count {
             containers.insert(id, container(id).await?);
@@ -457,11 +458,17 @@ async fn output(program: &str, arguments: &[&str], input: &str) -> Result<String
     }
     let output = child.wait_with_output().await.map_err(failed)?;
     if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
+        let why = first_paragraph(&String::from_utf8_lossy(&output.stderr));
         let command = [&[program], arguments].concat().join(" ");
-        return Err(Failure::Failed(format!("`{command}` ended with {}: {}", output.status, why.trim())));
+        return Err(Failure::Failed(format!("`{command}` ended with {}: {why}", output.status)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What a program said first, as one line; what it says after that is seldom for this program's user.
+fn first_paragraph(text: &str) -> String {
+    let lines = text.trim().lines().map(str::trim).take_while(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -21,20 +21,23 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// Processes of this machine that were told to work in `folder`.
-fn processes_in(folder: &Path) -> Vec<String> {
+/// Processes of this machine that were told to work in `folder`: their ids and command lines.
+fn processes_in(folder: &Path) -> Vec<(i32, String)> {
     let folder = folder.canonicalize().expect("the folder is there");
     let folder = folder.to_str().expect("text");
     let entries = fs::read_dir("/proc").expect("Linux").filter_map(Result::ok);
-    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    lines.filter(|line| line.contains("--supervised") && line.contains(folder)).collect()
+    let processes = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+    });
+    processes.filter(|(_, line)| line.contains("--supervised") && line.contains(folder)).collect()
 }
 
 /// A run that began to serve, and what it writes on standard error from then on.
-fn serving(folder: &Path) -> (Child, impl Iterator<Item = String>) {
+fn serving(folder: &Path, time: &str) -> (Child, impl Iterator<Item = String>) {
     let out = folder.to_str().expect("text");
-    let mut child = jepsen(&["run", "--time", "60s", "--faults", "pause,kill", "--out", out])
+    let mut child = jepsen(&["run", "--time", time, "--faults", "pause", "--out", out])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -52,9 +55,8 @@ fn serving(folder: &Path) -> (Child, impl Iterator<Item = String>) {
     panic!("it never served:\n{}", before.join("\n"));
 }
 
-fn signal(child: &Child, signal: Signal) {
-    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
-    kill_process(pid, signal).expect("it runs");
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).expect("a process id"), signal).expect("it runs");
 }
 
 #[test]
@@ -110,19 +112,37 @@ fn real_processes_keep_every_promise_and_the_files_tell_so() {
     names.sort();
     let expected = ["history.jsonl", "node1.log", "node2.log", "node3.log", "plan.json", "summary.json"];
     assert_eq!(names, expected, "the data of a run that passed is gone");
-    assert_eq!(processes_in(folder.path()), [""; 0]);
+    assert!(processes_in(folder.path()).is_empty());
+}
+
+#[test]
+fn a_node_that_ends_on_its_own_is_a_failure_and_its_disk_is_kept() {
+    let folder = TempDir::new().expect("a folder");
+    let (mut child, lines) = serving(folder.path(), "5s");
+    let nodes = processes_in(folder.path());
+    let (victim, _) = nodes.iter().find(|(_, line)| line.contains("--id 2")).expect("node 2 runs");
+    signal(*victim, Signal::KILL);
+    let said: Vec<String> = lines.collect();
+    assert_eq!(child.wait().expect("it ends").code(), Some(9), "{}", said.join("\n"));
+    let summary = fs::read(folder.path().join("summary.json")).expect("a summary");
+    let summary: serde_json::Value = serde_json::from_slice(&summary).expect("JSON");
+    let reason = summary["reason"].as_str().expect("a reason");
+    assert!(reason.contains("ended on their own: node 2 (signal: 9"), "{reason}");
+    let data = Path::new(summary["data"].as_str().expect("a folder of data"));
+    assert!(data.join("node2").is_dir());
+    assert!(processes_in(folder.path()).is_empty());
 }
 
 #[test]
 fn an_interrupt_ends_all_nodes_and_keeps_the_history() {
     let folder = TempDir::new().expect("a folder");
-    let (mut child, lines) = serving(folder.path());
+    let (mut child, lines) = serving(folder.path(), "60s");
     assert_eq!(processes_in(folder.path()).len(), 3);
-    signal(&child, Signal::INT);
+    signal(child.id().cast_signed(), Signal::INT);
     let said: Vec<String> = lines.collect();
     let status = child.wait().expect("it ends");
     assert_eq!(status.code(), Some(130), "{}", said.join("\n"));
-    assert_eq!(processes_in(folder.path()), [""; 0]);
+    assert!(processes_in(folder.path()).is_empty());
     let summary = fs::read_to_string(folder.path().join("summary.json")).expect("a summary");
     assert!(summary.contains(r#""verdict": "interrupted""#), "{summary}");
     assert!(folder.path().join("history.jsonl").is_file());
@@ -131,8 +151,8 @@ fn an_interrupt_ends_all_nodes_and_keeps_the_history() {
 #[test]
 fn nodes_end_when_the_harness_is_killed() {
     let folder = TempDir::new().expect("a folder");
-    let (mut child, lines) = serving(folder.path());
-    signal(&child, Signal::KILL);
+    let (mut child, lines) = serving(folder.path(), "60s");
+    signal(child.id().cast_signed(), Signal::KILL);
     child.wait().expect("it ends");
     drop(lines);
     // Each node stops by itself when its pipe closes; that takes as long as it takes to hand over and to sync.

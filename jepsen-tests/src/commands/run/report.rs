@@ -150,6 +150,10 @@ impl Report {
     pub(super) fn print(&self, output: &mut impl Write) -> io::Result<()> {
         let Self { setup, run, .. } = self;
         writeln!(output, "{}", self.sentence)?;
+        if self.operations == 0 {
+            // It never began: there is nothing to tell.
+            return output.flush();
+        }
         write!(output, "  answers   {} ok, {} fail, {} unknown", self.ok, self.fail, self.info)?;
         if let Some(facts) = run {
             writeln!(output, "; {} were unknown at first and resolved", facts.resolved)?;
