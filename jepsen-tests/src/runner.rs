@@ -400,7 +400,10 @@ mod tests {
         assert!(matches!(good().conclude(&coverage()), Conclusion::Passed { operations: 200 }));
         type Spoil = fn(&mut Run);
         let voids: [(Spoil, &str); 4] = [
-            (|run| run.faults = Effects::from([(FaultKind::Loss, 1)]), "1 faults that took effect, 5 are needed"),
+            (
+                |run| run.faults = Effects::from([(FaultKind::Loss, 1)]),
+                "1 faults that took effect, 5 are needed",
+            ),
             (|run| run.faults = Effects::from([(FaultKind::Kill, 9)]), "no fault of kind `loss`"),
             (|run| run.acknowledged = 149, "149 answered operations"),
             (|run| run.duration = Duration::from_secs(19), "19 seconds"),
