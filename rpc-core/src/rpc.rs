@@ -10,6 +10,6 @@ pub mod path;
 pub mod registry;
 
 pub use call::{Call, Remote};
-pub use error::{CallError, Code, Never, Outcome, RpcError};
+pub use error::{CallError, Code, Failure, Never, Outcome, RpcError};
 pub use path::{MethodId, Path};
-pub use registry::{Ctx, Failure, Services};
+pub use registry::{Ctx, Services};

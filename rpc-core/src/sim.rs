@@ -6,6 +6,7 @@
 //! ([`World::bind`], [`World::set_link`]) delivers datagrams between sockets by the same link policies that real
 //! sockets obey. What is above runs unchanged: it sees only [`Runtime`] and [`DatagramSocket`](crate::driver::DatagramSocket).
 
+mod arrival;
 mod clock;
 mod executor;
 mod network;

@@ -8,17 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::ranges::RangeSet;
-use super::recovery::SentFrame;
+use super::sent::{Key, SentFrame};
 use crate::runtime::Instant;
 use crate::wire::frame::{self, PART_OVERHEAD_MAX, PartHead, REQUEST_OVERHEAD_MAX, RESPONSE_OVERHEAD_MAX};
 use crate::wire::{Lane, varint};
-
-/// Names a message of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) call: u64,
-    pub(super) response: bool,
-}
 
 /// What a message says besides its body.
 #[derive(Clone, Copy, Debug)]

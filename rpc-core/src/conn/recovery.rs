@@ -5,24 +5,10 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::congestion::{Controller, NewReno};
-use super::outbox::Key;
+use super::sent::SentFrame;
 use crate::runtime::Instant;
 use crate::wire::Malformed;
 use crate::wire::frame::Ack;
-
-/// A frame that was sent, as much of it as is needed to send it again or to know that it arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SentFrame {
-    Ack { largest: u64 },
-    Ping,
-    Message(Key),
-    Part { key: Key, offset: u64, size: u32 },
-    Cancel { call: u64 },
-    Seen { floor: u64 },
-    Accepted { call: u64 },
-    MaxData,
-    Drain,
-}
 
 /// Measured round trip time, RFC 9002 section 5.
 #[derive(Clone, Copy, Debug)]

@@ -12,9 +12,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::codec;
-use super::error::{CallError, Code, Outcome, RpcError};
+use super::error::{CallError, Code, Failure, Outcome, RpcError};
 use super::path::{MethodId, Path};
-use super::registry::Failure;
 use crate::endpoint::Lane;
 use crate::runtime::{BoxFuture, Instant, Runtime};
 

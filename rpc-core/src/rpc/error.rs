@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// What became of a call that has no result. The worst over its transmissions: *unknown* beats *not executed*.
@@ -219,6 +220,21 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
 }
 
 impl<E: fmt::Debug + fmt::Display> std::error::Error for CallError<E> {}
+
+/// Why a handler has no result.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// The method's own typed error, encoded.
+    Method(Bytes),
+    /// An error of the RPC system.
+    Rpc(RpcError),
+}
+
+impl From<RpcError> for Failure {
+    fn from(error: RpcError) -> Self {
+        Self::Rpc(error)
+    }
+}
 
 /// The error type of methods that have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::call::Remote;
 use super::codec;
-use super::error::{Code, Outcome, RpcError};
+use super::error::{Code, Failure, Outcome, RpcError};
 use super::path::MethodId;
 use crate::runtime::{BoxFuture, Instant, Runtime};
 
@@ -48,21 +48,6 @@ pub struct Method {
 
 /// Runs a method on an encoded body.
 pub type Handler = Arc<dyn Fn(Ctx, Bytes) -> BoxFuture<Result<Bytes, Failure>> + Send + Sync>;
-
-/// Why a handler has no result.
-#[derive(Clone, Debug)]
-pub enum Failure {
-    /// The method's own typed error, encoded.
-    Method(Bytes),
-    /// An error of the RPC system.
-    Rpc(RpcError),
-}
-
-impl From<RpcError> for Failure {
-    fn from(error: RpcError) -> Self {
-        Self::Rpc(error)
-    }
-}
 
 impl Services {
     /// No methods.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
+use super::arrival::{Arrival, Life};
 use super::clock::Clock;
-use super::network::Arrival;
 use super::trace::TraceLine;
 use super::{NodeNumber, Shared};
 use crate::random::SeededRandom;
@@ -17,8 +17,6 @@ use crate::runtime::{Abort, Backend, BoxFuture, Instant, Task};
 /// Polls without any passing of virtual time before the world is called stuck.
 const POLLS_PER_INSTANT_MAX: u64 = 1_000_000;
 
-/// Tells the lives of one node apart: handles of an earlier life do nothing.
-pub(super) type Life = u64;
 type TaskId = u64;
 type TimerKey = (u64, u64);
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::executor::Life;
+use super::arrival::{Arrival, Life};
 use super::trace::{Trace, TraceLine};
 use super::{NodeNumber, Shared, State};
 use crate::driver::DatagramSocket;
@@ -35,13 +35,6 @@ struct Socket {
     node: NodeNumber,
     inbox: VecDeque<(SocketAddr, Bytes)>,
     waker: Option<Waker>,
-}
-
-/// A datagram on its way.
-pub(super) struct Arrival {
-    from: SocketAddr,
-    to: SocketAddr,
-    datagram: Bytes,
 }
 
 impl Network {
