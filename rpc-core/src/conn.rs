@@ -31,10 +31,10 @@ use bytes::Bytes;
 pub use self::config::Config;
 pub use self::counters::Counters;
 pub use self::event::{CallId, ConnId, ConnectionInfo, Event, LostReason, Request, SendError};
-pub use crate::wire::Lane;
+pub use crate::wire::{Form, Lane};
 
 use self::acks::Received;
-use self::callee::{Callee, Serving};
+use self::callee::{Answer, Callee, Serving};
 use self::caller::Caller;
 use self::holdup::HoldUp;
 use self::intake::Intake;
@@ -232,6 +232,7 @@ impl Conn {
             established: self.is_established(),
             rtt: self.recovery.rtt.smoothed,
             heard: self.heard,
+            compression: self.peer.as_ref().is_some_and(|peer| peer.compression),
         }
     }
 
@@ -256,24 +257,24 @@ impl Conn {
             return Err(SendError::Busy);
         }
         let call = self.caller.open();
-        let Request { method, lane, deadline, idempotent, body } = request;
-        let head = Head::Request { method, idempotent, deadline };
+        let Request { method, lane, deadline, idempotent, form, body } = request;
+        let head = Head::Request { method, idempotent, form, deadline };
         self.outbox.push(Key { call, response: false }, lane, head, body);
         cx.counters.requests_sent += 1;
         Ok(CallId(call))
     }
 
-    pub(crate) fn respond(&mut self, call: CallId, status: u64, body: Bytes) {
+    pub(crate) fn respond(&mut self, call: CallId, status: u64, form: Form, body: Bytes) {
         let Some(Serving::Running { lane }) = self.callee.get_mut(call.0) else { return };
         let lane = *lane;
         let size_max = self.peer.as_ref().map_or(0, |peer| peer.message_size_max);
         // The call ran, so a refusal would be a lie.
-        let (status, body) = if body.len() as u64 > size_max {
-            (status::UNKNOWN_OUTCOME, Bytes::new())
+        let (status, form, body) = if body.len() as u64 > size_max {
+            (status::UNKNOWN_OUTCOME, Form::default(), Bytes::new())
         } else {
-            (status, body)
+            (status, form, body)
         };
-        self.answer(call.0, status, lane, body);
+        self.answer(call.0, Answer { status, lane, form, body });
     }
 
     pub(crate) fn cancel(&mut self, call: CallId) {
@@ -442,6 +443,7 @@ impl Conn {
                 conn: self.id,
                 call: CallId(call),
                 status,
+                form: Form::default(),
                 body: Bytes::new(),
             });
         }
@@ -476,9 +478,15 @@ impl Conn {
     }
 
     /// Answers a call that is in the table.
-    fn answer(&mut self, call: u64, status: u64, lane: Lane, body: Bytes) {
-        self.callee.answer(call, status, lane, body.clone());
-        self.outbox.push(Key { call, response: true }, lane, Head::Response { status }, body);
+    fn answer(&mut self, call: u64, answer: Answer) {
+        self.callee.answer(call, answer.clone());
+        self.deliver(call, answer);
+    }
+
+    /// Queues an answer to be sent.
+    fn deliver(&mut self, call: u64, answer: Answer) {
+        let Answer { status, lane, form, body } = answer;
+        self.outbox.push(Key { call, response: true }, lane, Head::Response { status, form }, body);
     }
 
     /// Queues what was lost, or may be, again.

@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 pub use crate::conn::{
-    CallId, Config, ConnId, ConnectionInfo, Counters, Event, Lane, LostReason, Request, SendError,
+    CallId, Config, ConnId, ConnectionInfo, Counters, Event, Form, Lane, LostReason, Request, SendError,
 };
 use crate::conn::{Conn, Cx};
 use crate::runtime::Instant;
@@ -227,8 +227,16 @@ impl Endpoint {
 
     /// Answers a call of the peer. An answer to an unknown or cancelled call is ignored. An answer above the peer's
     /// size limit is replaced by [`crate::wire::status::UNKNOWN_OUTCOME`]: the call was executed.
-    pub fn respond(&mut self, now: Instant, conn: ConnId, call: CallId, status: u64, body: Bytes) {
-        self.with(now, conn, |conn, _| conn.respond(call, status, body));
+    pub fn respond(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        call: CallId,
+        status: u64,
+        form: Form,
+        body: Bytes,
+    ) {
+        self.with(now, conn, |conn, _| conn.respond(call, status, form, body));
     }
 
     /// Gives up a call of our own: it ends without an event, and the peer is told if it may know of the call.

@@ -30,6 +30,16 @@ pub enum Lane {
     Bulk,
 }
 
+/// How the body of a message is to be read. It travels in two bits of the frame's flags; only the layers above the
+/// connection look at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// The body begins with one CBOR map of metadata, at most 1 KiB; the body proper follows.
+    pub meta: bool,
+    /// What follows the metadata is `size v` and one LZ4 block that decompresses to so many bytes.
+    pub compressed: bool,
+}
+
 /// A packet or frame that cannot be read. What is wrong with it, in words for a log and for a CLOSE frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);

@@ -8,7 +8,7 @@ use super::intake::Reassembly;
 use super::ranges::RangeSet;
 use crate::runtime::Instant;
 use crate::wire::frame::RequestHead;
-use crate::wire::{Lane, Malformed};
+use crate::wire::{Form, Lane, Malformed};
 
 /// Calls of the peer, running and answered.
 #[derive(Debug)]
@@ -41,7 +41,23 @@ pub(super) enum Serving {
     /// The layer above has it.
     Running { lane: Lane },
     /// It was answered.
-    Done { status: u64, lane: Lane, body: Bytes, delivered: bool },
+    Done { answer: Answer, delivered: bool },
+}
+
+/// The answer to a call of the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u64,
+    pub(super) lane: Lane,
+    pub(super) form: Form,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// A status that says all.
+    pub(super) fn bare(status: u64, lane: Lane) -> Self {
+        Self { status, lane, form: Form::default(), body: Bytes::new() }
+    }
 }
 
 /// A large request that is coming in. `head` and `deadline` come with its first byte.
@@ -61,7 +77,7 @@ pub(super) enum Admission {
     /// It is known and will be answered, or the peer does not wait for it.
     Ignore,
     /// It is known, and this is its answer.
-    Repeat { status: u64, lane: Lane, body: Bytes },
+    Repeat(Answer),
     /// It was taken once, and its answer is not known any more.
     Forgotten,
 }
@@ -107,9 +123,7 @@ impl Callee {
             return Ok(Admission::Ignore);
         }
         Ok(match self.calls.get(&call) {
-            Some(Serving::Done { status, lane, body, .. }) => {
-                Admission::Repeat { status: *status, lane: *lane, body: body.clone() }
-            }
+            Some(Serving::Done { answer, .. }) => Admission::Repeat(answer.clone()),
             Some(_) => Admission::Ignore,
             None if self.taken.contains(call / 2) => Admission::Forgotten,
             None if self.calls.len() >= self.table_max() => {
@@ -147,8 +161,8 @@ impl Callee {
     }
 
     /// A call of the table that was running or coming in is answered.
-    pub(super) fn answer(&mut self, call: u64, status: u64, lane: Lane, body: Bytes) {
-        if let Some(before) = self.calls.insert(call, Serving::Done { status, lane, body, delivered: false })
+    pub(super) fn answer(&mut self, call: u64, answer: Answer) {
+        if let Some(before) = self.calls.insert(call, Serving::Done { answer, delivered: false })
             && !matches!(before, Serving::Done { .. })
         {
             self.open -= 1;
@@ -157,12 +171,12 @@ impl Callee {
 
     /// The peer has the answer: it is kept as long as there is room. Returns how many were forgotten for it.
     pub(super) fn on_delivered(&mut self, call: u64) -> u64 {
-        let Some(Serving::Done { body, delivered, .. }) = self.calls.get_mut(&call) else { return 0 };
+        let Some(Serving::Done { answer, delivered }) = self.calls.get_mut(&call) else { return 0 };
         if *delivered {
             return 0;
         }
         *delivered = true;
-        self.kept_bytes += body.len();
+        self.kept_bytes += answer.body.len();
         self.kept.push_back(call);
         let mut evicted = 0;
         while self.kept_bytes > self.kept_bytes_max || self.kept.len() > self.calls_max {
@@ -245,7 +259,7 @@ impl Callee {
     fn remove(&mut self, call: u64) -> Option<Serving> {
         let serving = self.calls.remove(&call)?;
         match &serving {
-            Serving::Done { body, delivered: true, .. } => self.kept_bytes -= body.len(),
+            Serving::Done { answer, delivered: true } => self.kept_bytes -= answer.body.len(),
             Serving::Done { .. } => {}
             Serving::Receiving(_) | Serving::Running { .. } => self.open -= 1,
         }

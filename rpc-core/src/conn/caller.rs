@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::intake::Reassembly;
+use crate::wire::Form;
 
 /// Open calls of this side.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(super) struct Caller {
 pub(super) struct Arriving {
     pub(super) message: Reassembly,
     pub(super) status: u64,
+    pub(super) form: Form,
 }
 
 impl Caller {

@@ -45,6 +45,8 @@ pub struct Config {
     /// A setup exchange is repeated (20 ms after the first attempt, doubling up to 1 s) until it is answered or so
     /// much time has passed; then the connection is lost. Default 5 s.
     pub setup_timeout: Duration,
+    /// Whether this side reads compressed bodies, which it tells the peer. Default true.
+    pub compression: bool,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(3),
             setup_timeout: Duration::from_secs(5),
+            compression: true,
         }
     }
 }

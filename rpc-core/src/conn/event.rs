@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::runtime::Instant;
-use crate::wire::Lane;
+use crate::wire::{Form, Lane};
 
 /// Names one connection of one endpoint, for as long as that endpoint lives. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +29,8 @@ pub struct Request {
     pub deadline: Instant,
     /// Whether executing the call twice is the same as once. Carried for the layer above; changes nothing here.
     pub idempotent: bool,
+    /// How the body is to be read. Carried for the layer above; changes nothing here.
+    pub form: Form,
     /// The arguments.
     pub body: Bytes,
 }
@@ -63,6 +65,8 @@ pub enum Event {
         deadline: Instant,
         /// Whether the caller declared that executing twice is the same as once.
         idempotent: bool,
+        /// How the body is to be read.
+        form: Form,
         /// The arguments.
         body: Bytes,
     },
@@ -74,6 +78,8 @@ pub enum Event {
         call: CallId,
         /// See [`crate::wire::status`].
         status: u64,
+        /// How the body is to be read.
+        form: Form,
         /// The result.
         body: Bytes,
     },
@@ -187,4 +193,6 @@ pub struct ConnectionInfo {
     pub rtt: Duration,
     /// When the last valid packet of the peer arrived, on the local clock; the start of the connection before that.
     pub heard: Instant,
+    /// Whether the peer reads compressed bodies; false before the connection is established.
+    pub compression: bool,
 }

@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::callee::{Admission, Receiving, Serving};
+use super::callee::{Admission, Answer, Receiving, Serving};
 use super::caller::Arriving;
-use super::outbox::Head;
 use super::{CallId, Conn, Cx, Event, Key, LostReason, Phase, SentFrame};
 use crate::runtime::Instant;
 use crate::wire::frame::{Ack, Frame, Part, PartHead, RequestHead};
 use crate::wire::packet::{self, SHORT_HEADER_SIZE};
 use crate::wire::setup::Params;
 use crate::wire::varint::Reader;
-use crate::wire::{Lane, Malformed, SETUP_DATAGRAM_SIZE, VERSION, close, status};
+use crate::wire::{Form, Lane, Malformed, SETUP_DATAGRAM_SIZE, VERSION, close, status};
 
 impl Conn {
     /// The INIT of this connection came again: the REPLY may be lost.
@@ -105,7 +104,9 @@ impl Conn {
                 Frame::Padding | Frame::Ping | Frame::Extension => {}
                 Frame::Ack(ack) => self.on_ack(cx, &ack)?,
                 Frame::Request { call, head, body } => self.on_request(cx, call, &head, body)?,
-                Frame::Response { call, status, body } => self.on_response(cx, call, status, body)?,
+                Frame::Response { call, status, form, body } => {
+                    self.on_response(cx, call, status, form, body)?;
+                }
                 Frame::Part(part) if part.response => self.on_response_part(cx, &part)?,
                 Frame::Part(part) => self.on_request_part(cx, &part)?,
                 Frame::Cancel { call, .. } => {
@@ -209,13 +210,20 @@ impl Conn {
         let Serving::Receiving(receiving) = std::mem::replace(serving, next) else { return Ok(()) };
         let body = self.intake.close(receiving.message);
         match refusal {
-            Some(status) => self.answer(call, status, lane, Bytes::new()),
+            Some(status) => self.answer(call, Answer::bare(status, lane)),
             None => self.dispatch(cx, call, &head, deadline, body),
         }
         Ok(())
     }
 
-    fn on_response(&mut self, cx: &mut Cx<'_>, call: u64, status: u64, body: Bytes) -> Result<(), Malformed> {
+    fn on_response(
+        &mut self,
+        cx: &mut Cx<'_>,
+        call: u64,
+        status: u64,
+        form: Form,
+        body: Bytes,
+    ) -> Result<(), Malformed> {
         self.own(call)?;
         if body.len() > cx.config.message_size_max {
             return Err(Malformed("message above the announced size"));
@@ -226,7 +234,7 @@ impl Conn {
             self.intake.close(arriving.message);
         }
         self.outbox.remove(Key { call, response: false });
-        cx.events.push_back(Event::Response { conn: self.id, call: CallId(call), status, body });
+        cx.events.push_back(Event::Response { conn: self.id, call: CallId(call), status, form, body });
         Ok(())
     }
 
@@ -235,17 +243,20 @@ impl Conn {
         let Some(slot) = self.caller.response(part.call) else { return Ok(()) };
         let arriving = match slot {
             Some(arriving) => arriving,
-            None => slot.insert(Box::new(Arriving { message: self.intake.open(part)?, status: 0 })),
+            None => {
+                let message = self.intake.open(part)?;
+                slot.insert(Box::new(Arriving { message, status: 0, form: Form::default() }))
+            }
         };
-        if let Some(PartHead::Response { status }) = part.head {
-            arriving.status = status;
+        if let Some(PartHead::Response { status, form }) = part.head {
+            (arriving.status, arriving.form) = (status, form);
         }
         if !arriving.message.insert(part)? {
             return Ok(());
         }
         let Some(arriving) = slot.take() else { return Ok(()) };
         let body = self.intake.close(arriving.message);
-        self.on_response(cx, part.call, arriving.status, body)
+        self.on_response(cx, part.call, arriving.status, arriving.form, body)
     }
 
     /// Judges a request; true if it is new and may go on. What is known or refused is answered, if `answer` says that
@@ -259,11 +270,11 @@ impl Conn {
             }
             _ if !answer => {}
             Admission::Ignore => cx.counters.requests_duplicate += 1,
-            Admission::Repeat { status, lane, body } => {
+            Admission::Repeat(answer) => {
                 cx.counters.requests_duplicate += 1;
                 let key = Key { call, response: true };
                 if !self.outbox.contains(key) {
-                    self.outbox.push(key, lane, Head::Response { status }, body);
+                    self.deliver(call, answer);
                     cx.counters.answers_repeated += 1;
                 } else if self.repeat(key) {
                     cx.counters.answers_repeated += 1;
@@ -279,9 +290,9 @@ impl Conn {
 
     /// Answers a call that is not in the table, for good.
     fn refuse(&mut self, call: u64, status: u64, lane: Lane) -> Result<(), Malformed> {
-        let body = Bytes::new();
-        self.callee.take(call, Serving::Done { status, lane, body: body.clone(), delivered: false })?;
-        self.outbox.push(Key { call, response: true }, lane, Head::Response { status }, body);
+        let answer = Answer::bare(status, lane);
+        self.callee.take(call, Serving::Done { answer: answer.clone(), delivered: false })?;
+        self.deliver(call, answer);
         Ok(())
     }
 
@@ -308,6 +319,7 @@ impl Conn {
             lane: head.lane,
             deadline,
             idempotent: head.idempotent,
+            form: head.form,
             body,
         });
     }

@@ -11,13 +11,13 @@ use super::ranges::RangeSet;
 use super::sent::{Key, SentFrame};
 use crate::runtime::Instant;
 use crate::wire::frame::{self, PART_OVERHEAD_MAX, PartHead, REQUEST_OVERHEAD_MAX, RESPONSE_OVERHEAD_MAX};
-use crate::wire::{Lane, varint};
+use crate::wire::{Form, Lane, varint};
 
 /// What a message says besides its body.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Head {
-    Request { method: u32, idempotent: bool, deadline: Instant },
-    Response { status: u64 },
+    Request { method: u32, idempotent: bool, form: Form, deadline: Instant },
+    Response { status: u64, form: Form },
 }
 
 /// The two points in time that a request is written with.
@@ -263,7 +263,9 @@ impl Outbox {
                     Head::Request { .. } => {
                         frame::put_request(buf, key.call, &request_head(head, lane, clock), body);
                     }
-                    Head::Response { status } => frame::put_response(buf, key.call, status, lane, body),
+                    Head::Response { status, form } => {
+                        frame::put_response(buf, key.call, status, lane, form, body);
+                    }
                 }
                 *queued = false;
                 *sent = true;
@@ -293,7 +295,7 @@ impl Outbox {
             let (offset, limit) = large.resend.first().unwrap_or((large.next, total));
             let head = match message.head {
                 Head::Request { .. } => PartHead::Request(request_head(&message.head, message.lane, clock)),
-                Head::Response { status } => PartHead::Response { status },
+                Head::Response { status, form } => PartHead::Response { status, form },
             };
             let size = (limit - offset).min((space - part_overhead(key, &head, offset, total, space)) as u64);
             let data = &message.body[offset as usize..(offset + size) as usize];
@@ -397,15 +399,16 @@ fn compact(queue: &mut VecDeque<Key>, messages: &BTreeMap<Key, Message>) {
 }
 
 fn request_head(head: &Head, lane: Lane, clock: Clock) -> frame::RequestHead {
-    let (method, idempotent, deadline) = match *head {
-        Head::Request { method, idempotent, deadline } => (method, idempotent, deadline),
-        Head::Response { .. } => (0, false, clock.now),
+    let (method, idempotent, form, deadline) = match *head {
+        Head::Request { method, idempotent, form, deadline } => (method, idempotent, form, deadline),
+        Head::Response { form, .. } => (0, false, form, clock.now),
     };
     let micros = |from: Instant, to: Instant| u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX);
     frame::RequestHead {
         method,
         lane,
         idempotent,
+        form,
         left_us: micros(clock.now, deadline),
         sent_us: micros(clock.start, clock.now),
     }
@@ -417,7 +420,7 @@ fn small_overhead(key: Key, head: &Head, clock: Clock) -> usize {
         + 1
         + 4
         + match head {
-            Head::Response { status } => varint::size(*status),
+            Head::Response { status, .. } => varint::size(*status),
             Head::Request { method, .. } => {
                 let head = request_head(head, Lane::Normal, clock);
                 varint::size(u64::from(*method)) + varint::size(head.left_us) + varint::size(head.sent_us)
@@ -429,7 +432,7 @@ fn small_overhead(key: Key, head: &Head, clock: Clock) -> usize {
 fn part_overhead(key: Key, head: &PartHead, offset: u64, total: u64, space: usize) -> usize {
     let head = match head {
         _ if offset > 0 => 0,
-        PartHead::Response { status } => varint::size(*status),
+        PartHead::Response { status, .. } => varint::size(*status),
         PartHead::Request(head) => {
             varint::size(u64::from(head.method)) + varint::size(head.left_us) + varint::size(head.sent_us)
         }
@@ -455,7 +458,7 @@ mod tests {
 
     fn push(outbox: &mut Outbox, call: u64, lane: Lane, size: usize) -> Key {
         let key = Key { call, response: true };
-        outbox.push(key, lane, Head::Response { status: 0 }, vec![7; size].into());
+        outbox.push(key, lane, Head::Response { status: 0, form: Form::default() }, vec![7; size].into());
         key
     }
 
@@ -526,7 +529,8 @@ mod tests {
         let mut outbox = Outbox::new(1_171);
         outbox.raise_window(3_000);
         let request = |outbox: &mut Outbox, call| {
-            let head = Head::Request { method: 1, idempotent: false, deadline: clock().now };
+            let head =
+                Head::Request { method: 1, idempotent: false, form: Form::default(), deadline: clock().now };
             outbox.push(Key { call, response: false }, Lane::Normal, head, vec![1; 2_000].into());
         };
         request(&mut outbox, 0);

@@ -223,6 +223,7 @@ fn params(endpoint: &Endpoint) -> Params {
         calls_max: config.calls_max,
         ack_delay_max: config.ack_delay_max,
         idle_timeout: config.idle_timeout,
+        compression: config.compression,
     }
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use self::pair::{Client, Pair, Server, pattern};
 use super::{Config, Event, Lane, LostReason, SendError};
 use crate::endpoint::Request;
+use crate::wire::Form;
 use crate::wire::SETUP_DATAGRAM_SIZE;
 
 #[test]
@@ -186,7 +187,14 @@ fn limits_of_the_peer_are_kept_and_told() {
     assert_eq!(refused, 3, "the too large one took the first place");
     assert_eq!(pair.executed.len(), 3);
     let deadline = pair.now + Duration::from_secs(1);
-    let request = |body| Request { method: 1, lane: Lane::Normal, deadline, idempotent: true, body };
+    let request = |body| Request {
+        method: 1,
+        lane: Lane::Normal,
+        deadline,
+        idempotent: true,
+        form: Form::default(),
+        body,
+    };
     let now = pair.now;
     let refused = pair.at(Client).request(now, conn, request(pattern(10_001)));
     assert_eq!(refused, Err(SendError::TooLarge { size: 10_001, max: 10_000 }));

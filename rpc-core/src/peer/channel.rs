@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Inner;
 use super::state::{Ended, State};
-use crate::endpoint::{CallId, ConnId, Request, SendError};
+use crate::endpoint::{CallId, ConnId, Form, Request, SendError};
 use crate::rpc::call::{Attempt, Channel};
 use crate::rpc::error::Origin;
 use crate::rpc::{Code, Failure, Outcome, RpcError, codec};
@@ -56,7 +56,7 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
         )
         .into());
     }
-    let request = Request { method: method.0, lane, deadline, idempotent, body };
+    let request = Request { method: method.0, lane, deadline, idempotent, form: Form::default(), body };
     let (answer, open) = {
         let mut state = inner.lock();
         let conn = state.connection_to(target, now)?;

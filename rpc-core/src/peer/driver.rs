@@ -14,7 +14,7 @@ use super::channel::{Link, Target};
 use super::state::{Ended, State};
 use super::{HANDLERS_MAX, Inner};
 use crate::driver::DatagramSocket;
-use crate::endpoint::{CallId, ConnId, Event};
+use crate::endpoint::{CallId, ConnId, Event, Form};
 use crate::rpc::registry::{Ctx, Method};
 use crate::rpc::{Code, Failure, MethodId, Outcome, Remote, RpcError, codec};
 use crate::runtime::{BoxFuture, Instant, Task};
@@ -133,9 +133,9 @@ fn handle(inner: &Arc<Inner>, state: &mut State, now: Instant, event: Event, dro
                 ),
             };
             let (status, body) = encode_failure(Failure::Rpc(refusal));
-            state.endpoint.respond(now, conn, call, status, body);
+            state.endpoint.respond(now, conn, call, status, Form::default(), body);
         }
-        Event::Response { conn, call, status, body } => {
+        Event::Response { conn, call, status, body, .. } => {
             if let Some(caller) = state.waiting.remove(&(conn, call)) {
                 let _ = caller.send(Ended::Answered { status, body });
             }
@@ -189,7 +189,7 @@ fn serve(
         };
         let done = {
             let mut state = peer.lock();
-            state.endpoint.respond(peer.runtime.now(), conn, call, status, body);
+            state.endpoint.respond(peer.runtime.now(), conn, call, status, Form::default(), body);
             state.serving.remove(&(conn, call))
         };
         drop(done);

@@ -20,7 +20,8 @@
 //!
 //! Flags of REQ, RESP and PART: bits 0-1 the lane (0 control, 1 normal, 2 bulk), bit 2 idempotent, bit 3 the part is of
 //! a response, bit 4 `total` is present (always set in this version), bit 5 `head` is present (set exactly when the
-//! offset is 0). `left_us` is the time until the caller's deadline and `sent_us` the time on the sender's connection
+//! offset is 0), bits 6 and 7 the form of the body (6: it begins with metadata, 7: it is compressed; in a PART read
+//! together with the head). `left_us` is the time until the caller's deadline and `sent_us` the time on the sender's connection
 //! clock, both in microseconds and both written anew whenever the frame is sent again.
 //!
 //! **MAX_DATA** announces how many bytes of large messages (in parts) the receiver of the frame may have started and
@@ -30,7 +31,7 @@
 use bytes::Bytes;
 
 use super::varint::{self, Reader};
-use super::{Lane, Malformed};
+use super::{Form, Lane, Malformed};
 
 /// Most that a REQ frame adds to its body.
 pub(crate) const REQUEST_OVERHEAD_MAX: usize = 1 + 8 + 5 + 1 + 8 + 8 + 4;
@@ -60,6 +61,8 @@ const FLAG_IDEMPOTENT: u8 = 0b0000_0100;
 const FLAG_RESPONSE: u8 = 0b0000_1000;
 const FLAG_TOTAL: u8 = 0b0001_0000;
 const FLAG_HEAD: u8 = 0b0010_0000;
+const FLAG_META: u8 = 0b0100_0000;
+const FLAG_COMPRESSED: u8 = 0b1000_0000;
 
 /// What a request says besides its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,7 @@ pub(crate) struct RequestHead {
     pub(crate) method: u32,
     pub(crate) lane: Lane,
     pub(crate) idempotent: bool,
+    pub(crate) form: Form,
     pub(crate) left_us: u64,
     pub(crate) sent_us: u64,
 }
@@ -75,7 +79,7 @@ pub(crate) struct RequestHead {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PartHead {
     Request(RequestHead),
-    Response { status: u64 },
+    Response { status: u64, form: Form },
 }
 
 /// One piece of a large message.
@@ -98,7 +102,7 @@ pub(crate) enum Frame {
     Ping,
     Ack(Ack),
     Request { call: u64, head: RequestHead, body: Bytes },
-    Response { call: u64, status: u64, body: Bytes },
+    Response { call: u64, status: u64, form: Form, body: Bytes },
     Part(Part),
     Cancel { call: u64, code: u64 },
     Seen { floor: u64 },
@@ -125,15 +129,17 @@ impl Frame {
                 let flags = reader.u8()?;
                 let (left_us, sent_us) = (reader.varint()?, reader.varint()?);
                 let idempotent = flags & FLAG_IDEMPOTENT != 0;
-                let head = RequestHead { method, lane: lane(flags)?, idempotent, left_us, sent_us };
+                let (lane, form) = (lane(flags)?, form(flags));
+                let head = RequestHead { method, lane, idempotent, form, left_us, sent_us };
                 let size = reader.varint()?;
                 Self::Request { call, head, body: reader.bytes(size)? }
             }
             RESP => {
                 let (call, status) = (reader.varint()?, reader.varint()?);
-                lane(reader.u8()?)?;
+                let flags = reader.u8()?;
+                lane(flags)?;
                 let size = reader.varint()?;
-                Self::Response { call, status, body: reader.bytes(size)? }
+                Self::Response { call, status, form: form(flags), body: reader.bytes(size)? }
             }
             PART => Self::Part(read_part(reader)?),
             CANCEL => Self::Cancel { call: reader.varint()?, code: reader.varint()? },
@@ -174,12 +180,13 @@ fn read_part(reader: &mut Reader<'_>) -> Result<Part, Malformed> {
     }
     let (lane, response) = (lane(flags)?, flags & FLAG_RESPONSE != 0);
     let head = match (offset, response) {
-        (0, true) => Some(PartHead::Response { status: reader.varint()? }),
+        (0, true) => Some(PartHead::Response { status: reader.varint()?, form: form(flags) }),
         (0, false) => {
             let method = method(reader.varint()?)?;
             let (left_us, sent_us) = (reader.varint()?, reader.varint()?);
             let idempotent = flags & FLAG_IDEMPOTENT != 0;
-            Some(PartHead::Request(RequestHead { method, lane, idempotent, left_us, sent_us }))
+            let form = form(flags);
+            Some(PartHead::Request(RequestHead { method, lane, idempotent, form, left_us, sent_us }))
         }
         _ => None,
     };
@@ -265,7 +272,7 @@ pub(crate) fn put_request(buf: &mut Vec<u8>, call: u64, head: &RequestHead, body
     varint::put(buf, REQ);
     varint::put(buf, call);
     varint::put(buf, u64::from(head.method));
-    buf.push(lane_bits(head.lane) | if head.idempotent { FLAG_IDEMPOTENT } else { 0 });
+    buf.push(lane_bits(head.lane) | form_bits(head.form) | if head.idempotent { FLAG_IDEMPOTENT } else { 0 });
     varint::put(buf, head.left_us);
     varint::put(buf, head.sent_us);
     varint::put(buf, body.len() as u64);
@@ -273,11 +280,11 @@ pub(crate) fn put_request(buf: &mut Vec<u8>, call: u64, head: &RequestHead, body
 }
 
 /// Appends RESP.
-pub(crate) fn put_response(buf: &mut Vec<u8>, call: u64, status: u64, lane: Lane, body: &[u8]) {
+pub(crate) fn put_response(buf: &mut Vec<u8>, call: u64, status: u64, lane: Lane, form: Form, body: &[u8]) {
     varint::put(buf, RESP);
     varint::put(buf, call);
     varint::put(buf, status);
-    buf.push(lane_bits(lane));
+    buf.push(lane_bits(lane) | form_bits(form));
     varint::put(buf, body.len() as u64);
     buf.extend_from_slice(body);
 }
@@ -294,9 +301,9 @@ pub(crate) fn put_part(
 ) {
     let mut flags = lane_bits(lane) | FLAG_TOTAL;
     match head {
-        PartHead::Request(head) if head.idempotent => flags |= FLAG_IDEMPOTENT,
-        PartHead::Request(_) => {}
-        PartHead::Response { .. } => flags |= FLAG_RESPONSE,
+        PartHead::Request(head) if head.idempotent => flags |= FLAG_IDEMPOTENT | form_bits(head.form),
+        PartHead::Request(head) => flags |= form_bits(head.form),
+        PartHead::Response { form, .. } => flags |= FLAG_RESPONSE | form_bits(*form),
     }
     if offset == 0 {
         flags |= FLAG_HEAD;
@@ -313,7 +320,7 @@ pub(crate) fn put_part(
                 varint::put(buf, head.left_us);
                 varint::put(buf, head.sent_us);
             }
-            PartHead::Response { status } => varint::put(buf, *status),
+            PartHead::Response { status, .. } => varint::put(buf, *status),
         }
     }
     varint::put(buf, data.len() as u64);
@@ -371,6 +378,15 @@ const fn lane_bits(lane: Lane) -> u8 {
         Lane::Normal => 1,
         Lane::Bulk => 2,
     }
+}
+
+const fn form_bits(form: Form) -> u8 {
+    let meta = if form.meta { FLAG_META } else { 0 };
+    meta | if form.compressed { FLAG_COMPRESSED } else { 0 }
+}
+
+const fn form(flags: u8) -> Form {
+    Form { meta: flags & FLAG_META != 0, compressed: flags & FLAG_COMPRESSED != 0 }
 }
 
 const fn lane(flags: u8) -> Result<Lane, Malformed> {

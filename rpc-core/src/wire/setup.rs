@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! | n u8 | (version u32) * n | epoch u64 | client_id u128 | datagram_size_max u16 | message_size_max u64 |
-//! | calls_max u32 | ack_delay_max_us u32 | idle_timeout_ms u32 | zeros up to 1,200 bytes of datagram | tag
+//! | calls_max u32 | ack_delay_max_us u32 | idle_timeout_ms u32 | features u32 | zeros up to 1,200 bytes of datagram | tag
 //! ```
 //! The version in the header decides the layout. INIT lists every version its sender speaks, so that a later version
-//! can notice a downgrade. What follows the last field is ignored: room for the key exchange and for later fields.
+//! can notice a downgrade. Bit 0 of `features`: its sender reads compressed bodies; the other bits are sent as 0 and
+//! ignored. What follows the last field is ignored: room for the key exchange and for later fields.
 
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Params {
     pub(crate) ack_delay_max: Duration,
     /// When it gives up a silent connection.
     pub(crate) idle_timeout: Duration,
+    /// Whether it reads compressed bodies.
+    pub(crate) compression: bool,
 }
 
 impl Params {
@@ -50,6 +53,8 @@ impl Params {
         let saturated = |number: u128| u32::try_from(number).unwrap_or(u32::MAX);
         buf.extend_from_slice(&saturated(self.ack_delay_max.as_micros()).to_be_bytes());
         buf.extend_from_slice(&saturated(self.idle_timeout.as_millis()).to_be_bytes());
+        let features = if self.compression { FEATURE_COMPRESSION } else { 0 };
+        buf.extend_from_slice(&features.to_be_bytes());
         buf.resize(SETUP_DATAGRAM_SIZE - TAG_SIZE, 0);
         Keys::Insecure.seal(0, &mut buf, 0);
         buf
@@ -74,6 +79,7 @@ impl Params {
             calls_max: reader.u32()?,
             ack_delay_max: Duration::from_micros(u64::from(reader.u32()?)).min(ACK_DELAY_CAP),
             idle_timeout: Duration::from_millis(u64::from(reader.u32()?)).max(IDLE_TIMEOUT_MIN),
+            compression: reader.u32()? & FEATURE_COMPRESSION != 0,
         };
         if usize::from(params.datagram_size_max) < SETUP_DATAGRAM_SIZE {
             return Err(Malformed("datagram size below 1,200"));
@@ -82,6 +88,7 @@ impl Params {
     }
 }
 
+const FEATURE_COMPRESSION: u32 = 1;
 /// A peer that claims to acknowledge later than this is not believed: it would only slow down its own recovery.
 const ACK_DELAY_CAP: Duration = Duration::from_millis(25);
 /// A peer that claims to give up sooner is not believed.
@@ -101,6 +108,7 @@ mod tests {
             calls_max: 1_024,
             ack_delay_max: Duration::from_millis(1),
             idle_timeout: Duration::from_secs(10),
+            compression: true,
         }
     }
 
@@ -110,7 +118,7 @@ mod tests {
         assert_eq!(datagram.len(), SETUP_DATAGRAM_SIZE);
         let body = Keys::Insecure.open(0, &datagram, LONG_HEADER_SIZE).unwrap();
         assert_eq!(Params::read(&body), Ok(params()));
-        for cut in 0..51 {
+        for cut in 0..55 {
             assert!(Params::read(&body.slice(..cut)).is_err(), "cut at {cut}");
         }
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::outcomes::{forge, request_again};
 use super::pair::{Client, Pair, Random, Server, pattern};
 use crate::endpoint::{CallId, Config, Counters, Lane, LostReason};
+use crate::wire::Form;
 use crate::wire::SETUP_DATAGRAM_SIZE;
 use crate::wire::frame::{self, PartHead, RequestHead};
 use crate::wire::packet::{Header, LongKind};
@@ -299,7 +300,9 @@ fn violations_close_the_connection_and_are_named() {
             request_again(buf, CallId(1), Duration::from_secs(1), 0);
         }),
         ("cancellation of a call of the wrong side", |buf| frame::put_cancel(buf, 1, 7)),
-        ("answer to a call that was never made", |buf| frame::put_response(buf, 1, 0, Lane::Normal, b"")),
+        ("answer to a call that was never made", |buf| {
+            frame::put_response(buf, 1, 0, Lane::Normal, Form::default(), b"")
+        }),
         ("message above the announced size", |buf| {
             frame::put_part(buf, 100, Lane::Normal, &head(), 5, 1 << 40, b"x");
         }),
@@ -330,6 +333,7 @@ fn head() -> PartHead {
         method: 1,
         lane: Lane::Normal,
         idempotent: false,
+        form: Form::default(),
         left_us: 1 << 30,
         sent_us: 0,
     })

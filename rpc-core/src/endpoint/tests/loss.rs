@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::pair::{Client, Link, Pair, Server, Side, pattern};
 use crate::endpoint::{CallId, Config, ConnId, Event, Lane, LostReason, Request, SendError};
+use crate::wire::Form;
 
 #[test]
 fn a_lost_init_is_repeated() {
@@ -205,7 +206,14 @@ fn a_partition_full_of_cancelled_calls_does_not_grow_queues() {
         let now = pair.now;
         let deadline = now + Duration::from_secs(1);
         let body = pattern(1_000);
-        let request = Request { method: 1, lane: Lane::Normal, deadline, idempotent: false, body };
+        let request = Request {
+            method: 1,
+            lane: Lane::Normal,
+            deadline,
+            idempotent: false,
+            form: Form::default(),
+            body,
+        };
         match pair.at(Client).request(now, client, request) {
             Ok(call) => {
                 pair.run_for(Duration::from_micros(100));

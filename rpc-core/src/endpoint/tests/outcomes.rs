@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::pair::{Client, Pair, Server, Side, pattern};
 use crate::endpoint::{CallId, Config, ConnId, Event, Lane, LostReason, Request, SendError};
+use crate::wire::Form;
 use crate::wire::frame::{self, RequestHead};
 use crate::wire::packet::Header;
 use crate::wire::seal::Keys;
@@ -30,7 +31,14 @@ pub(super) fn forge(pair: &Pair, to: Side, ahead: u32, put: impl FnOnce(&mut Vec
 
 pub(super) fn request_again(buf: &mut Vec<u8>, call: CallId, left: Duration, sent_us: u64) {
     let left_us = left.as_micros() as u64;
-    let head = RequestHead { method: 77, lane: Lane::Normal, idempotent: false, left_us, sent_us };
+    let head = RequestHead {
+        method: 77,
+        lane: Lane::Normal,
+        idempotent: false,
+        form: Form::default(),
+        left_us,
+        sent_us,
+    };
     frame::put_request(buf, call.0, &head, b"again");
 }
 
@@ -40,7 +48,7 @@ fn responses_on_the_wire(pair: &Pair, from: usize, call: CallId) -> Vec<(u64, By
         let Some(payload) = Keys::Insecure.open(0, &flight.datagram, 13) else { continue };
         let mut reader = crate::wire::varint::Reader::new(&payload);
         while !reader.is_empty() {
-            if let Ok(frame::Frame::Response { call: id, status, body }) = frame::Frame::read(&mut reader)
+            if let Ok(frame::Frame::Response { call: id, status, body, .. }) = frame::Frame::read(&mut reader)
                 && id == call.0
             {
                 found.push((status, body));
@@ -193,7 +201,7 @@ fn a_cancelled_call_is_cancelled_at_the_peer_and_its_answer_ignored() {
         .any(|event| matches!(event, Event::Cancelled { call: id, .. } if *id == call));
     assert!(cancelled);
     let now = pair.now;
-    pair.at(Server).respond(now, server, call, 0, Bytes::from_static(b"late"));
+    pair.at(Server).respond(now, server, call, 0, Form::default(), Bytes::from_static(b"late"));
     pair.settle();
     assert!(pair.answer(Client, client, call).is_none());
 }
@@ -257,11 +265,12 @@ fn a_draining_peer_refuses_new_calls_and_finishes_old_ones() {
         lane: Lane::Normal,
         deadline: now + Duration::from_secs(1),
         idempotent: false,
+        form: Form::default(),
         body: Bytes::new(),
     };
     assert_eq!(pair.at(Client).request(now, client, request), Err(SendError::Draining));
     assert!(!pair.at(Server).is_idle());
-    pair.at(Server).respond(now, server, old, 0, Bytes::from_static(b"done"));
+    pair.at(Server).respond(now, server, old, 0, Form::default(), Bytes::from_static(b"done"));
     pair.run_for(Duration::from_millis(20));
     assert_eq!(pair.answer(Client, client, old).unwrap().1, "done");
     assert!(pair.at(Server).is_idle(), "the drain is complete");
@@ -382,7 +391,7 @@ fn a_slow_handler_is_announced_and_stops_nothing() {
     let call = pair.call(Client, client, Bytes::new());
     pair.run_for(Duration::from_secs(20));
     let now = pair.now;
-    pair.at(Server).respond(now, server, call, 1, Bytes::from_static(b"late but right"));
+    pair.at(Server).respond(now, server, call, 1, Form::default(), Bytes::from_static(b"late but right"));
     pair.settle();
     assert_eq!(pair.answer(Client, client, call), Some((1, Bytes::from_static(b"late but right"))));
     let accepted = pair.sent.iter().filter(|flight| flight.to == Client).any(|flight| {
@@ -403,7 +412,7 @@ fn an_answer_above_the_callers_limit_ends_unknown() {
     let call = pair.call(Client, client, Bytes::new());
     pair.run_for(Duration::from_millis(5));
     let now = pair.now;
-    pair.at(Server).respond(now, server, call, 0, pattern(5_001));
+    pair.at(Server).respond(now, server, call, 0, Form::default(), pattern(5_001));
     pair.settle();
     assert_eq!(pair.answer(Client, client, call).unwrap().0, status::UNKNOWN_OUTCOME);
 }

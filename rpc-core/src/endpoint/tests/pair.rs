@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::endpoint::{CallId, Config, ConnId, Endpoint, Event, Lane, LostReason, Request};
 use crate::runtime::Instant;
+use crate::wire::Form;
 use crate::wire::packet::Header;
 
 /// A small generator: SplitMix64.
@@ -154,14 +155,21 @@ impl Pair {
         body: Bytes,
     ) -> CallId {
         let now = self.now;
-        let request = Request { method: 77, lane, deadline: now + timeout, idempotent: false, body };
+        let request = Request {
+            method: 77,
+            lane,
+            deadline: now + timeout,
+            idempotent: false,
+            form: Form::default(),
+            body,
+        };
         self.at(side).request(now, conn, request).unwrap()
     }
 
     /// The answer to a call, which must have at most one.
     pub(super) fn answer(&self, side: Side, conn: ConnId, call: CallId) -> Option<(u64, Bytes)> {
         let mut answers = self.events[side as usize].iter().filter_map(|event| match event {
-            Event::Response { conn: c, call: id, status, body } if (*c, *id) == (conn, call) => {
+            Event::Response { conn: c, call: id, status, body, .. } if (*c, *id) == (conn, call) => {
                 Some((*status, body.clone()))
             }
             _ => None,
@@ -223,7 +231,7 @@ impl Pair {
                 *self.executed.entry((side, *conn, *call)).or_default() += 1;
                 if self.echo[side as usize] {
                     let now = self.now;
-                    self.at(side).respond(now, *conn, *call, 0, body.clone());
+                    self.at(side).respond(now, *conn, *call, 0, Form::default(), body.clone());
                 }
             }
             self.events[side as usize].push(event);

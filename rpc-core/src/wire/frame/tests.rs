@@ -10,11 +10,14 @@ fn read_all(buf: Vec<u8>) -> Result<Vec<Frame>, Malformed> {
     Ok(frames)
 }
 
+const COMPRESSED: Form = Form { meta: false, compressed: true };
+
 fn head() -> RequestHead {
     RequestHead {
         method: (1 << 30) - 1,
         lane: Lane::Bulk,
         idempotent: true,
+        form: Form { meta: true, compressed: false },
         left_us: 5_000_000,
         sent_us: 1 << 40,
     }
@@ -25,10 +28,10 @@ fn every_frame_reads_back() {
     let mut buf = Vec::new();
     put_ping(&mut buf);
     put_request(&mut buf, varint::MAX, &head(), b"args");
-    put_response(&mut buf, 3, 29, Lane::Control, b"");
+    put_response(&mut buf, 3, 29, Lane::Control, COMPRESSED, b"");
     put_part(&mut buf, 4, Lane::Bulk, &PartHead::Request(head()), 0, 9, b"abc");
     put_part(&mut buf, 4, Lane::Bulk, &PartHead::Request(head()), 3, 9, b"def");
-    put_part(&mut buf, 5, Lane::Normal, &PartHead::Response { status: 1 }, 0, 9, b"abc");
+    put_part(&mut buf, 5, Lane::Normal, &PartHead::Response { status: 1, form: COMPRESSED }, 0, 9, b"abc");
     put_cancel(&mut buf, 6, 7);
     put_seen(&mut buf, 8);
     put_accepted(&mut buf, 10);
@@ -42,10 +45,10 @@ fn every_frame_reads_back() {
     let expected = vec![
         Frame::Ping,
         Frame::Request { call: varint::MAX, head: head(), body: Bytes::from_static(b"args") },
-        Frame::Response { call: 3, status: 29, body: Bytes::new() },
+        Frame::Response { call: 3, status: 29, form: COMPRESSED, body: Bytes::new() },
         part(4, false, Lane::Bulk, 0, Some(PartHead::Request(head())), b"abc"),
         part(4, false, Lane::Bulk, 3, None, b"def"),
-        part(5, true, Lane::Normal, 0, Some(PartHead::Response { status: 1 }), b"abc"),
+        part(5, true, Lane::Normal, 0, Some(PartHead::Response { status: 1, form: COMPRESSED }), b"abc"),
         Frame::Cancel { call: 6, code: 7 },
         Frame::Seen { floor: 8 },
         Frame::Accepted { call: 10 },
@@ -64,7 +67,7 @@ fn frames_cost_what_their_bounds_say() {
     put_request(&mut buf, varint::MAX, &largest, &[0; 20_000]);
     assert!(buf.len() <= 20_000 + REQUEST_OVERHEAD_MAX);
     buf.clear();
-    put_response(&mut buf, varint::MAX, varint::MAX, Lane::Bulk, &[0; 20_000]);
+    put_response(&mut buf, varint::MAX, varint::MAX, Lane::Bulk, COMPRESSED, &[0; 20_000]);
     assert!(buf.len() <= 20_000 + RESPONSE_OVERHEAD_MAX);
     buf.clear();
     put_part(&mut buf, varint::MAX, Lane::Bulk, &PartHead::Request(largest), 0, varint::MAX, &[0; 20_000]);
@@ -101,6 +104,6 @@ fn reserved_ids_are_refused_and_extensions_skipped() {
 #[test]
 fn a_part_must_lie_inside_its_message() {
     let mut buf = Vec::new();
-    put_part(&mut buf, 4, Lane::Normal, &PartHead::Response { status: 0 }, 5, 7, b"abc");
+    put_part(&mut buf, 4, Lane::Normal, &PartHead::Response { status: 0, form: COMPRESSED }, 5, 7, b"abc");
     assert_eq!(read_all(buf), Err(Malformed("part outside of its message")));
 }
