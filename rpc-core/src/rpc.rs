@@ -6,6 +6,7 @@
 pub mod call;
 pub mod codec;
 pub mod error;
+mod error_body;
 pub mod path;
 pub mod registry;
 

@@ -138,7 +138,7 @@ impl fmt::Display for Code {
 }
 
 /// An error of the RPC system itself, as opposed to a method's own error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RpcError {
     /// What went wrong.
     pub code: Code,
@@ -177,7 +177,7 @@ impl fmt::Display for RpcError {
 impl std::error::Error for RpcError {}
 
 /// The peer and method that an error comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The address under which the caller reached it.
     pub address: SocketAddr,
