@@ -1,4 +1,5 @@
 //! Tests of rpc-core through its public names.
 
 mod loopback;
+mod matrix;
 mod service;
