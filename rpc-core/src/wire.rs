@@ -10,6 +10,8 @@ pub(crate) mod packet;
 pub(crate) mod seal;
 pub(crate) mod setup;
 pub(crate) mod varint;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 /// Size of a setup datagram, in bytes of UDP payload. Every path must carry it, and it bounds what a setup packet with
 /// a forged source address can be amplified to.
