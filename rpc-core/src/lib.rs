@@ -58,8 +58,9 @@
 //! Each knows only the ones before it:
 //! [`wire`] (varints, packets, frames) -> [`conn`] (one connection: acknowledgements, loss recovery, congestion,
 //! messages) -> [`endpoint`] (demultiplexing, setup exchange, limits) -> [`driver`] (UDP sockets, the link faults) ->
-//! [`rpc`] (calls, deadlines, errors, registry) -> [`peer`] (what a user holds). [`runtime`] is what all of them are
-//! handed instead of a clock, a spawner and a random generator; [`sim`] is a world in which one seed gives one trace.
+//! [`rpc`] (calls, deadlines, errors, registry) -> [`peer`] (what a user holds) -> [`gather`] (one call to many peers).
+//! [`runtime`] is what all of them are handed instead of a clock, a spawner and a random generator; [`sim`] is a world
+//! in which one seed gives one trace.
 //!
 //! Nothing in this crate knows Raft or keys.
 
@@ -69,6 +70,7 @@ extern crate self as rpc_core;
 pub mod conn;
 pub mod driver;
 pub mod endpoint;
+pub mod gather;
 pub mod peer;
 pub mod random;
 pub mod rpc;
