@@ -7,6 +7,7 @@
 //! sockets obey. What is above runs unchanged: it sees only [`Runtime`] and [`DatagramSocket`](crate::driver::DatagramSocket).
 
 mod arrival;
+mod capacity;
 mod clock;
 mod executor;
 mod network;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use self::capacity::{Capacity, CapacityHits};
 pub use self::network::SimSocket;
 pub use self::trace::TraceLine;
 
@@ -107,6 +109,15 @@ impl World {
         Runtime::new(Arc::new(NodeBackend::new(Arc::clone(&self.shared), node, life)))
     }
 
+    /// The runtime of a node that was started.
+    ///
+    /// # Panics
+    /// When the node is not alive.
+    pub fn runtime(&self, node: NodeNumber) -> Runtime {
+        let life = self.shared.lock().executor.life(node).expect("the node was started");
+        Runtime::new(Arc::new(NodeBackend::new(Arc::clone(&self.shared), node, life)))
+    }
+
     /// Ends a node at once: its tasks are dropped where they stand, its sockets closed. Disks are not touched.
     pub fn crash(&self, node: NodeNumber) {
         self.shared.crash(node);
@@ -165,6 +176,23 @@ impl World {
     /// Gives all links the default policy again.
     pub fn heal_links(&self) {
         self.shared.lock().network.links.clear();
+    }
+
+    /// Gives the directed link between two nodes a bottleneck, whose queue starts empty.
+    pub fn set_capacity(&self, from: NodeNumber, to: NodeNumber, capacity: Capacity) {
+        let bottleneck = capacity::Bottleneck::new(capacity);
+        self.shared.lock().network.bottlenecks.insert((from, to), bottleneck);
+    }
+
+    /// What the bottlenecks of links did so far.
+    pub fn capacity_hits(&self) -> CapacityHits {
+        self.shared.lock().network.capacity_hits
+    }
+
+    /// Moves a socket, as a NAT does that forgot a flow: from now on the others see it as `outside`, and what they
+    /// send to any earlier address of it is lost. The socket itself does not notice.
+    pub fn rebind(&self, address: SocketAddr, outside: SocketAddr) {
+        self.shared.lock().network.translate(address, outside);
     }
 
     /// How many datagrams the faults of links hit so far.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::arrival::{Arrival, Life};
+use super::capacity::{Bottleneck, CapacityHits, Passage};
 use super::trace::{Trace, TraceLine};
 use super::{NodeNumber, Shared, State};
 use crate::driver::DatagramSocket;
@@ -28,6 +29,11 @@ pub(super) struct Network {
     pub(super) links: BTreeMap<(NodeNumber, NodeNumber), LinkPolicy>,
     pub(super) default: LinkPolicy,
     pub(super) hits: FaultHits,
+    /// The links that have a bottleneck.
+    pub(super) bottlenecks: BTreeMap<(NodeNumber, NodeNumber), Bottleneck>,
+    pub(super) capacity_hits: CapacityHits,
+    /// Sockets that the others see under another address.
+    translated: BTreeMap<SocketAddr, SocketAddr>,
     random: SeededRandom,
 }
 
@@ -40,8 +46,37 @@ struct Socket {
 impl Network {
     pub(super) fn new(random: SeededRandom) -> Self {
         let default = LinkPolicy { delay_min_us: 50, delay_max_us: 500, ..LinkPolicy::default() };
-        let (sockets, links) = (BTreeMap::new(), BTreeMap::new());
-        Self { sockets, links, default, hits: FaultHits::default(), random }
+        Self {
+            sockets: BTreeMap::new(),
+            links: BTreeMap::new(),
+            default,
+            hits: FaultHits::default(),
+            bottlenecks: BTreeMap::new(),
+            capacity_hits: CapacityHits::default(),
+            translated: BTreeMap::new(),
+            random,
+        }
+    }
+
+    /// From now on the others see the socket at `address` as `outside`; what is sent to its earlier address is lost.
+    pub(super) fn translate(&mut self, address: SocketAddr, outside: SocketAddr) {
+        self.translated.insert(address, outside);
+    }
+
+    /// The address under which the others see a socket.
+    fn outside(&self, address: SocketAddr) -> SocketAddr {
+        self.translated.get(&address).copied().unwrap_or(address)
+    }
+
+    /// The socket that the others see as `outside`.
+    fn inside(&self, outside: SocketAddr) -> Option<SocketAddr> {
+        if self.translated.is_empty() {
+            return Some(outside);
+        }
+        match self.translated.iter().find(|(_, seen)| **seen == outside) {
+            Some((address, _)) => Some(*address),
+            None => (!self.translated.contains_key(&outside)).then_some(outside),
+        }
     }
 
     pub(super) fn open(&mut self, node: NodeNumber, address: SocketAddr) {
@@ -56,6 +91,7 @@ impl Network {
     /// Puts a datagram into its socket and gives the waker of who waits there.
     pub(super) fn arrive(&mut self, now: u64, arrival: Arrival, trace: &mut Trace) -> Option<Waker> {
         let Arrival { from, to, datagram } = arrival;
+        let to = self.inside(to)?;
         let socket = self.sockets.get_mut(&to)?;
         if socket.inbox.len() >= INBOX_COUNT_MAX {
             return None;
@@ -115,17 +151,26 @@ impl DatagramSocket for SimSocket {
             return Poll::Ready(());
         }
         let State { executor, network, trace, .. } = &mut *state;
-        let (from, to) = (self.address, transmit.destination);
-        let receiver = network.sockets.get(&to).map(|socket| socket.node);
-        let link = receiver.and_then(|receiver| network.links.get(&(self.node, receiver)));
-        let policy = *link.unwrap_or(&network.default);
+        let (from, to) = (network.outside(self.address), transmit.destination);
+        let receiver = network.inside(to).and_then(|to| network.sockets.get(&to)).map(|socket| socket.node);
+        let link = receiver.map(|receiver| (self.node, receiver));
+        let policy = *link.and_then(|link| network.links.get(&link)).unwrap_or(&network.default);
         for segment in contents.chunks(transmit.segment_size.unwrap_or(contents.len()).max(1)) {
             let datagram = Bytes::copy_from_slice(segment);
             let (size, crc) = (datagram.len(), crc32c::crc32c(&datagram));
-            let pieces = policy.judge(&mut network.random, datagram, &mut network.hits);
+            let bottleneck = link.and_then(|link| network.bottlenecks.get_mut(&link));
+            let passage = bottleneck
+                .map(|bottleneck| bottleneck.pass(executor.now(), size, false, &mut network.capacity_hits));
+            let (pieces, queued_ns) = match passage {
+                Some(Passage::Dropped) => (Vec::new(), 0),
+                Some(Passage::After { delay_ns, .. }) => {
+                    (policy.judge(&mut network.random, datagram, &mut network.hits), delay_ns)
+                }
+                None => (policy.judge(&mut network.random, datagram, &mut network.hits), 0),
+            };
             trace.record(executor.now(), TraceLine::Sent { from, to, size, crc, copies: pieces.len() });
             for (delay, datagram) in pieces {
-                let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+                let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX).saturating_add(queued_ns);
                 executor.arrive_later(delay_ns, Arrival { from, to, datagram });
             }
         }
