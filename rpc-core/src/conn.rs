@@ -10,7 +10,7 @@ mod acks;
 mod callee;
 mod caller;
 mod config;
-mod congestion;
+pub mod congestion;
 mod counters;
 mod event;
 mod holdup;
@@ -18,6 +18,7 @@ mod incoming;
 mod intake;
 mod outbox;
 mod outgoing;
+mod pacer;
 mod ranges;
 mod recovery;
 mod sent;
@@ -336,6 +337,7 @@ impl Conn {
                 let mut consider = |at: Option<Instant>| next = at.map_or(next, |at| at.min(next));
                 consider(self.received.deadline());
                 consider(self.recovery.timeout());
+                consider(self.recovery.pace_timeout());
                 consider(self.callee.accept_timeout());
                 consider(self.ping_at(config));
                 Some(next)

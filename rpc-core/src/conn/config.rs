@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::congestion::Algorithm;
 use crate::wire::SETUP_DATAGRAM_SIZE;
 
 /// Limits and timings. Both ends of a connection may be configured differently: what one end must know of the other
@@ -45,6 +46,9 @@ pub struct Config {
     /// A setup exchange is repeated (20 ms after the first attempt, doubling up to 1 s) until it is answered or so
     /// much time has passed; then the connection is lost. Default 5 s.
     pub setup_timeout: Duration,
+    /// How much may be on the way to a peer, and how fast it may leave. Each side decides for what it sends. Default
+    /// [`Algorithm::Bbr`].
+    pub congestion: Algorithm,
     /// Whether this side reads compressed bodies, which it tells the peer. Default true.
     pub compression: bool,
 }
@@ -64,6 +68,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(3),
             setup_timeout: Duration::from_secs(5),
+            congestion: Algorithm::default(),
             compression: true,
         }
     }

@@ -1,123 +1,157 @@
-//! How much may be on the way: congestion control behind a trait.
+//! How much may be on the way, and how fast it may leave: congestion control behind a trait.
+//!
+//! [`Cubic`] takes every loss for congestion (RFC 9438). [`Bbr`] measures what the path carries and how long it takes,
+//! and takes a loss for congestion only when the queue has grown too: it keeps its speed on links that lose packets by
+//! chance. [`Algorithm`] in [`Config`](super::Config) chooses; the figures behind the default are in
+//! docs/BENCHMARKS.md.
+
+mod bbr;
+mod cubic;
 
 use std::fmt;
+use std::time::Duration;
 
+pub use self::bbr::Bbr;
+pub use self::cubic::Cubic;
 use crate::runtime::Instant;
 
-/// Decides how many bytes may be sent and not yet acknowledged.
-pub(super) trait Controller: Send + fmt::Debug {
-    /// A packet that wants an acknowledgement was sent.
-    fn on_sent(&mut self, now: Instant, size: u64);
+/// Decides how many bytes may be sent and not yet acknowledged, and at which rate. One for each path of a connection;
+/// a change of the peer's address starts with a new one.
+///
+/// All sizes are bytes of UDP payload of packets that want an acknowledgement. Calls come in the order of events, and
+/// `now` never goes back.
+pub trait Controller: Send + fmt::Debug {
+    /// Packets have this size from now on (path MTU discovery moved it).
+    fn set_packet_size(&mut self, packet_size: u64);
 
-    /// A packet was acknowledged. `limited`: the window, not the application, decided how much was on the way.
-    fn on_ack(&mut self, now: Instant, sent: Instant, size: u64, limited: bool);
+    /// A packet was sent; `in_flight` counts it.
+    fn on_sent(&mut self, _now: Instant, _size: u64, _in_flight: u64) {}
 
-    /// Packets were lost, the latest of them sent at `sent`.
-    fn on_loss(&mut self, now: Instant, sent: Instant);
+    /// An acknowledgement brought news. Called before [`Controller::on_loss`] for the losses that it revealed.
+    fn on_ack(&mut self, acked: &Acked);
+
+    /// Packets were lost, or the network marked packets instead of dropping them.
+    fn on_loss(&mut self, lost: &Lost);
 
     /// The probe timeout expired. That alone says nothing about congestion (RFC 9002 section 7.5).
     fn on_pto(&mut self) {}
 
-    /// Bytes that may be on the way.
+    /// Bytes that may be on the way. At least one packet.
     fn window(&self) -> u64;
+
+    /// Bytes per second at which packets should leave; `None` for a rate that sends the window once in 4/5 of a round
+    /// trip. Not kept on paths with round trips below a millisecond, where timers are too coarse.
+    fn pacing_rate(&self) -> Option<u64> {
+        None
+    }
 }
 
-/// Loss-based congestion control, RFC 9002 section 7.
-#[derive(Debug)]
-pub(super) struct NewReno {
-    packet_size: u64,
-    window: u64,
-    /// Below it the window doubles in each round trip, above it it grows by one packet.
-    slow_start_threshold: u64,
-    /// Bytes acknowledged since the window last grew in congestion avoidance.
-    acked: u64,
-    /// Packets sent before belong to the flight that was punished already: one reduction per round trip.
-    recovery_start: Option<Instant>,
+/// What one acknowledgement said.
+#[derive(Clone, Copy, Debug)]
+pub struct Acked {
+    /// When it came.
+    pub now: Instant,
+    /// Bytes newly acknowledged.
+    pub bytes: u64,
+    /// When the latest of the packets was sent.
+    pub newest_sent: Instant,
+    /// Bytes still on the way.
+    pub in_flight: u64,
+    /// The window, not the application, decided how much was on the way.
+    pub limited: bool,
+    /// Smoothed round trip time.
+    pub rtt: Duration,
+    /// The round trip time of this acknowledgement, with the peer's delay in it.
+    pub rtt_latest: Duration,
+    /// Bytes acknowledged since the path is in use, these included.
+    pub delivered: u64,
+    /// How fast packets arrived lately.
+    pub sample: RateSample,
 }
 
+/// One measurement of the delivery rate (draft-cheng-iccrg-delivery-rate-estimation).
+#[derive(Clone, Copy, Debug)]
+pub struct RateSample {
+    /// [`Acked::delivered`] when the packet that is measured was sent: it marks round trips.
+    pub delivered_before: u64,
+    /// Bytes that were acknowledged from then on.
+    pub bytes: u64,
+    /// In which time: the longer one of sending and acknowledging them. Zero measures nothing.
+    pub interval: Duration,
+    /// There was less to send than the path would have carried.
+    pub application_limited: bool,
+}
+
+/// Packets that were lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    /// When that was noticed.
+    pub now: Instant,
+    /// Their bytes; 0 when packets were marked (ECN) and none was lost.
+    pub bytes: u64,
+    /// When the latest of them was sent.
+    pub newest_sent: Instant,
+    /// Bytes on the way, without them.
+    pub in_flight: u64,
+    /// The network itself said that it is congested (RFC 3168 section 5).
+    pub marked: bool,
+}
+
+/// Which controller a connection uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// [`Cubic`].
+    Cubic,
+    /// [`Bbr`].
+    #[default]
+    Bbr,
+}
+
+impl Algorithm {
+    pub(super) fn start(self, packet_size: u64) -> Box<dyn Controller> {
+        match self {
+            Self::Cubic => Box::new(Cubic::new(packet_size)),
+            Self::Bbr => Box::new(Bbr::new(packet_size)),
+        }
+    }
+}
+
+/// Packets in the first window (RFC 6928, RFC 9002 section 7.2).
 const INITIAL_PACKETS: u64 = 10;
 /// The RFC allows 2; with 4 a lost packet is still noticed by acknowledgements of later ones instead of a timeout.
 const MIN_PACKETS: u64 = 4;
-
-impl NewReno {
-    pub(super) const fn new(packet_size: u64) -> Self {
-        Self {
-            packet_size,
-            window: INITIAL_PACKETS * packet_size,
-            slow_start_threshold: u64::MAX,
-            acked: 0,
-            recovery_start: None,
-        }
-    }
-}
-
-impl Controller for NewReno {
-    fn on_sent(&mut self, _now: Instant, _size: u64) {}
-
-    fn on_ack(&mut self, _now: Instant, sent: Instant, size: u64, limited: bool) {
-        if !limited || self.recovery_start.is_some_and(|start| sent <= start) {
-            return;
-        }
-        if self.window < self.slow_start_threshold {
-            self.window = self.window.saturating_add(size);
-            return;
-        }
-        self.acked += size;
-        if self.acked >= self.window {
-            self.acked -= self.window;
-            self.window = self.window.saturating_add(self.packet_size);
-        }
-    }
-
-    fn on_loss(&mut self, now: Instant, sent: Instant) {
-        if self.recovery_start.is_some_and(|start| sent <= start) {
-            return;
-        }
-        self.recovery_start = Some(now);
-        self.window = (self.window / 2).max(MIN_PACKETS * self.packet_size);
-        self.slow_start_threshold = self.window;
-        self.acked = 0;
-    }
-
-    fn window(&self) -> u64 {
-        self.window
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const fn at(millis: u64) -> Instant {
+    pub(super) const fn at(millis: u64) -> Instant {
         Instant::from_nanos(millis * 1_000_000)
     }
 
-    #[test]
-    fn window_doubles_halves_once_per_round_trip_and_then_creeps() {
-        let mut reno = NewReno::new(1_000);
-        for _ in 0..10 {
-            reno.on_ack(at(10), at(0), 1_000, true);
+    pub(super) fn acked(now: Instant, newest_sent: Instant, bytes: u64) -> Acked {
+        let sample = RateSample {
+            delivered_before: 0,
+            bytes,
+            interval: now - newest_sent,
+            application_limited: false,
+        };
+        let rtt = now - newest_sent;
+        Acked {
+            now,
+            bytes,
+            newest_sent,
+            in_flight: 0,
+            limited: true,
+            rtt,
+            rtt_latest: rtt,
+            delivered: bytes,
+            sample,
         }
-        assert_eq!(reno.window(), 20_000);
-        reno.on_loss(at(20), at(15));
-        reno.on_loss(at(21), at(18));
-        assert_eq!(reno.window(), 10_000);
-        for _ in 0..10 {
-            reno.on_ack(at(30), at(25), 1_000, true);
-        }
-        assert_eq!(reno.window(), 11_000);
     }
 
-    #[test]
-    fn window_has_a_floor_and_does_not_grow_unused() {
-        let mut reno = NewReno::new(1_000);
-        for round in 1..20 {
-            reno.on_loss(at(round * 10), at(round * 10 - 1));
-        }
-        assert_eq!(reno.window(), 4_000);
-        for _ in 0..100 {
-            reno.on_ack(at(900), at(899), 1_000, false);
-        }
-        assert_eq!(reno.window(), 4_000);
+    pub(super) const fn lost(now: Instant, newest_sent: Instant) -> Lost {
+        Lost { now, bytes: 1_000, newest_sent, in_flight: 0, marked: false }
     }
 }

@@ -103,6 +103,12 @@ impl Outbox {
         self.messages.is_empty()
     }
 
+    /// Something may be ready to be sent. False is certain.
+    pub(super) fn has_queued(&self) -> bool {
+        self.small.iter().chain(&self.waiting).any(|queue| !queue.is_empty())
+            || self.by_remaining.iter().any(|order| !order.is_empty())
+    }
+
     /// Packets may carry more from now on. Never less: what is small must stay so.
     pub(super) fn raise_payload_max(&mut self, payload_max: usize) {
         self.payload_max = self.payload_max.max(payload_max);

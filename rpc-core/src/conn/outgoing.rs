@@ -68,8 +68,11 @@ impl Conn {
         }
         let before = frames.len();
         let mut more = false;
-        if self.recovery.may_send(self.datagram_size as u64) {
+        if self.wants_to_send() && self.recovery.may_send(now, self.datagram_size as u64) {
             more = self.put_frames(now, end, buf, &mut frames);
+            if !more {
+                self.recovery.on_application_limited();
+            }
             let confirm = self.received.is_due() && self.received.wants_confirmation();
             if frames.len() == before && (self.ping_due || self.recovery.probing() || confirm) {
                 frame::put_ping(buf);
@@ -98,6 +101,18 @@ impl Conn {
             self.recovery.recycle(frames);
         }
         Some(Packed { more })
+    }
+
+    /// Whether there is anything that wants an acknowledgement.
+    fn wants_to_send(&self) -> bool {
+        self.max_data_due
+            || self.drain_due
+            || self.ping_due
+            || self.recovery.probing()
+            || self.received.is_due()
+            || !self.cancels_due.is_empty()
+            || !self.accepted_due.is_empty()
+            || self.outbox.has_queued()
     }
 
     /// Appends what wants an acknowledgement, up to `end`; true if something did not fit.

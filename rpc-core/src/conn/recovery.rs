@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::config::Config;
-use super::congestion::{Controller, NewReno};
+use super::congestion::{Acked, Controller, Lost, RateSample};
+use super::pacer::Pacer;
 use super::sent::SentFrame;
 use crate::runtime::Instant;
 use crate::wire::Malformed;
@@ -70,6 +71,8 @@ pub(super) struct Recovery {
     pub(super) peer_ack_delay: Duration,
     pub(super) rtt: Rtt,
     congestion: Box<dyn Controller>,
+    pacer: Pacer,
+    delivery: Delivery,
     /// Empty vectors, to be filled again.
     spare: Vec<Vec<SentFrame>>,
 }
@@ -82,6 +85,38 @@ struct SentPacket {
     frames: Vec<SentFrame>,
     /// Neither acknowledged nor lost yet.
     live: bool,
+    /// What was delivered when it was sent.
+    delivery: Delivery,
+}
+
+/// How much has arrived, and since when: what a delivery rate is computed from
+/// (draft-cheng-iccrg-delivery-rate-estimation section 3).
+#[derive(Clone, Copy, Debug)]
+struct Delivery {
+    /// Bytes acknowledged so far.
+    bytes: u64,
+    /// When the last of them were.
+    time: Instant,
+    /// When the packet that they were part of was sent.
+    first_sent: Instant,
+    /// Until so many bytes are acknowledged, the application had too little to send.
+    application_limited: u64,
+}
+
+impl Delivery {
+    const fn new(now: Instant) -> Self {
+        Self { bytes: 0, time: now, first_sent: now, application_limited: 0 }
+    }
+
+    /// The sample of a packet sent at `sent` when this was delivered, now that `after` is.
+    fn sample(&self, sent: Instant, after: &Self) -> RateSample {
+        RateSample {
+            delivered_before: self.bytes,
+            bytes: after.bytes - self.bytes,
+            interval: (sent - self.first_sent).max(after.time - self.time),
+            application_limited: self.application_limited > self.bytes,
+        }
+    }
 }
 
 /// What came of a timer that fired.
@@ -109,14 +144,16 @@ impl Recovery {
             probes: 0,
             peer_ack_delay: config.ack_delay_max,
             rtt: Rtt::new(config.initial_rtt),
-            congestion: Box::new(NewReno::new(packet_size)),
+            congestion: config.congestion.start(packet_size),
+            pacer: Pacer::default(),
+            delivery: Delivery::new(now),
             spare: Vec::new(),
         }
     }
 
-    /// Packets have another size from now on. Nothing was sent yet.
+    /// Packets have another size from now on.
     pub(super) fn set_packet_size(&mut self, packet_size: u64) {
-        self.congestion = Box::new(NewReno::new(packet_size));
+        self.congestion.set_packet_size(packet_size);
     }
 
     /// The number of the next packet. Each is used once, because [`Recovery::on_sent`] or
@@ -130,8 +167,32 @@ impl Recovery {
     }
 
     /// Whether a packet of `size` bytes that wants an acknowledgement may be sent now.
-    pub(super) fn may_send(&self, size: u64) -> bool {
-        self.probing() || self.bytes_in_flight + size <= self.congestion.window()
+    pub(super) fn may_send(&mut self, now: Instant, size: u64) -> bool {
+        if self.probing() {
+            return true;
+        }
+        let window = self.congestion.window();
+        if self.bytes_in_flight + size > window {
+            return false;
+        }
+        if self.rtt.smoothed < PACED_RTT_MIN {
+            return true;
+        }
+        let rate = self.congestion.pacing_rate().unwrap_or_else(|| {
+            let nanos = self.rtt.smoothed.as_nanos();
+            u64::try_from(u128::from(window) * 1_250_000_000 / nanos).unwrap_or(u64::MAX)
+        });
+        self.pacer.may_send(now, size, rate)
+    }
+
+    /// There is nothing more to send, though more might go: what is measured now says little about the path.
+    pub(super) fn on_application_limited(&mut self) {
+        self.delivery.application_limited = self.delivery.bytes + self.bytes_in_flight.max(1);
+    }
+
+    /// When something may be sent that has to wait for its turn.
+    pub(super) const fn pace_timeout(&self) -> Option<Instant> {
+        self.pacer.timeout()
     }
 
     pub(super) const fn is_idle(&self) -> bool {
@@ -162,13 +223,18 @@ impl Recovery {
 
     /// The next packet was sent and wants an acknowledgement.
     pub(super) fn on_sent(&mut self, now: Instant, size: u64, frames: Vec<SentFrame>) {
-        self.sent.push_back(SentPacket { pn: self.pn_next, time: now, size, frames, live: true });
+        if self.packets_in_flight == 0 {
+            (self.delivery.time, self.delivery.first_sent) = (now, now);
+        }
+        let delivery = self.delivery;
+        self.sent.push_back(SentPacket { pn: self.pn_next, time: now, size, frames, live: true, delivery });
         self.pn_next += 1;
         self.bytes_in_flight += size;
         self.packets_in_flight += 1;
         self.last_sent = now;
         self.probes = self.probes.saturating_sub(1);
-        self.congestion.on_sent(now, size);
+        self.pacer.on_sent(size);
+        self.congestion.on_sent(now, size, self.bytes_in_flight);
     }
 
     /// The next packet was sent; nobody acknowledges it.
@@ -189,7 +255,8 @@ impl Recovery {
             return Err(Malformed("acknowledgement of a packet that was never sent"));
         }
         let limited = self.bytes_in_flight * 2 >= self.congestion.window();
-        let mut newly_acked = false;
+        let mut newest: Option<(Instant, Delivery)> = None;
+        let before = self.delivery.bytes;
         for (start, end) in ack.ranges() {
             let mut index = self.sent.partition_point(|packet| packet.pn < start);
             while let Some(packet) = self.sent.get_mut(index).filter(|packet| packet.pn <= end) {
@@ -198,23 +265,36 @@ impl Recovery {
                     continue;
                 }
                 packet.live = false;
-                newly_acked = true;
                 let frames = std::mem::take(&mut packet.frames);
-                let (time, size) = (packet.time, packet.size);
+                let (time, size, delivery) = (packet.time, packet.size, packet.delivery);
                 self.bytes_in_flight -= size;
                 self.packets_in_flight -= 1;
+                self.delivery.bytes += size;
                 if packet.pn == ack.largest {
                     let delay = Duration::from_micros(ack.delay_us).min(self.peer_ack_delay);
                     self.rtt.update(now - time, delay);
                 }
-                self.congestion.on_ack(now, time, size, limited);
+                if newest.is_none_or(|(newest, _)| newest <= time) {
+                    newest = Some((time, delivery));
+                }
                 acked.extend_from_slice(&frames);
                 self.recycle(frames);
             }
         }
-        if !newly_acked {
-            return Ok(0);
-        }
+        let Some((newest_sent, delivery)) = newest else { return Ok(0) };
+        self.delivery.time = now;
+        self.delivery.first_sent = newest_sent;
+        self.congestion.on_ack(&Acked {
+            now,
+            bytes: self.delivery.bytes - before,
+            newest_sent,
+            in_flight: self.bytes_in_flight,
+            limited,
+            rtt: self.rtt.smoothed,
+            rtt_latest: now - newest_sent,
+            delivered: self.delivery.bytes,
+            sample: delivery.sample(newest_sent, &self.delivery),
+        });
         self.largest_acked = self.largest_acked.max(Some(ack.largest));
         self.pto_count = 0;
         self.probes = 0;
@@ -233,6 +313,7 @@ impl Recovery {
 
     /// Does what is due: declares packets lost, or asks for two probes that carry the oldest frames again.
     pub(super) fn on_timeout(&mut self, now: Instant, frames: &mut Vec<SentFrame>) -> (Fired, u64) {
+        self.pacer.on_timeout(now);
         if self.timeout().is_none_or(|timeout| timeout > now) {
             return (Fired::Nothing, 0);
         }
@@ -263,7 +344,7 @@ impl Recovery {
         self.loss_at = None;
         let Some(largest) = self.largest_acked else { return 0 };
         let delay = self.rtt.loss_delay();
-        let (mut count, mut latest) = (0, None);
+        let (mut count, mut bytes, mut latest) = (0, 0, None);
         for index in 0..self.sent.len() {
             let packet = &mut self.sent[index];
             if packet.pn >= largest {
@@ -278,6 +359,7 @@ impl Recovery {
             }
             packet.live = false;
             count += 1;
+            bytes += packet.size;
             latest = Some(packet.time);
             self.bytes_in_flight -= packet.size;
             self.packets_in_flight -= 1;
@@ -285,8 +367,9 @@ impl Recovery {
             lost.extend_from_slice(&frames);
             self.recycle(frames);
         }
-        if let Some(latest) = latest {
-            self.congestion.on_loss(now, latest);
+        if let Some(newest_sent) = latest {
+            let in_flight = self.bytes_in_flight;
+            self.congestion.on_loss(&Lost { now, bytes, newest_sent, in_flight, marked: false });
         }
         count
     }
@@ -302,6 +385,8 @@ impl Recovery {
 const GRANULARITY: Duration = Duration::from_millis(1);
 /// A packet counts as lost when one sent so many later was acknowledged (RFC 9002 kPacketThreshold).
 const PACKET_THRESHOLD: u64 = 3;
+/// Below it nothing is paced: timers are coarser than the round trip.
+const PACED_RTT_MIN: Duration = Duration::from_millis(1);
 /// Packets sent when the probe timeout expires.
 const PROBES: u32 = 2;
 /// Vectors kept for reuse.

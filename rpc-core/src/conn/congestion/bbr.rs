@@ -1,0 +1,326 @@
+//! A controller that models the path: how many bytes per second it carries, how long it takes when its queue is empty.
+//!
+//! After BBR (Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016; draft-ietf-ccwg-bbr), with a loss
+//! response of its own:
+//!
+//! | phase | rate | window | until |
+//! | --- | --- | --- | --- |
+//! | startup | 2.77 bw | 2.77 bdp, never shrinks | the bandwidth grew by less than 1/4 in three round trips, or a full queue loses |
+//! | drain | 0.36 bw | 2.77 bdp | no more than one bdp is on the way |
+//! | cycle: up | 1.25 bw | 2 bdp + slack | one shortest round trip, and 1.25 bdp on the way or a full queue loses |
+//! | cycle: down | 0.75 bw | 2 bdp + slack | one shortest round trip, or one bdp on the way |
+//! | cycle: cruise | 1.00 bw | 2 bdp + slack | 4 to 8 shortest round trips |
+//! | probe of the round trip | 1.00 bw | half a bdp | 200 ms, after 5 s in which no round trip was as short as the shortest |
+//!
+//! `bw` is the highest delivery rate of the last ten round trips that the application did not limit, `bdp` is `bw`
+//! times the shortest round trip. **Slack** is what 2 ms carry: round trips below that are mostly delayed
+//! acknowledgements and scheduling, and without it a path whose usual round trip is more than twice its shortest would
+//! measure itself smaller with each turn.
+//!
+//! **Loss** counts as congestion when in one round trip more than 1/50 of the bytes were lost *and* the round trip has
+//! grown by an eighth and 1 ms, or when more than 1/5 was lost, or when the network marked packets. Then what was on
+//! the way is a bound for the window, 0.85 of it, never below one bdp; each later phase "up" without such a loss
+//! raises the bound by a quarter. Loss without a queue, which is chance, changes nothing.
+
+use std::time::Duration;
+
+use super::{Acked, Controller, INITIAL_PACKETS, Lost, MIN_PACKETS};
+use crate::runtime::Instant;
+
+/// Model-based congestion control, paced.
+#[derive(Debug)]
+pub struct Bbr {
+    packet_size: u64,
+    window: u64,
+    phase: Phase,
+    /// When the phase began.
+    since: Instant,
+    /// Highest delivery rate of each of the last round trips, bytes per second.
+    rates: [u64; ROUNDS],
+    bandwidth: u64,
+    /// The rate of [`Controller::pacing_rate`] when the bandwidth is unknown, or was higher in startup.
+    rate_floor: u64,
+    rtt_min: Duration,
+    rtt_min_at: Instant,
+    round: Round,
+    full: FullPipe,
+    /// Upper bound of the window, from losses.
+    bound: u64,
+    /// Cruises of the next cycle.
+    cruises: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Startup,
+    Drain,
+    Up,
+    Down,
+    Cruise,
+    ProbeRtt { filled: bool },
+}
+
+/// The current round trip: it ends when a packet is acknowledged that was sent after it began.
+#[derive(Debug, Default)]
+struct Round {
+    index: usize,
+    /// [`Acked::delivered`] at which it ends.
+    end: u64,
+    acked: u64,
+    lost: u64,
+    in_flight_max: u64,
+    marked: bool,
+    /// The queue was seen to be longer than by chance.
+    queued: bool,
+    /// It was congested already: one reduction per round trip.
+    reduced: bool,
+}
+
+/// Whether startup has filled the pipe.
+#[derive(Debug, Default)]
+struct FullPipe {
+    bandwidth: u64,
+    rounds: u32,
+}
+
+impl Bbr {
+    /// A controller for a new path.
+    pub fn new(packet_size: u64) -> Self {
+        Self {
+            packet_size,
+            window: INITIAL_PACKETS * packet_size,
+            phase: Phase::Startup,
+            since: Instant::default(),
+            rates: [0; ROUNDS],
+            bandwidth: 0,
+            rate_floor: 0,
+            rtt_min: Duration::MAX,
+            rtt_min_at: Instant::default(),
+            round: Round::default(),
+            full: FullPipe::default(),
+            bound: u64::MAX,
+            cruises: 0,
+        }
+    }
+
+    /// Bytes on the way when the pipe is full and the queue empty.
+    fn bdp(&self) -> u64 {
+        if self.rtt_min == Duration::MAX {
+            return INITIAL_PACKETS * self.packet_size;
+        }
+        carried(self.bandwidth, self.rtt_min)
+    }
+
+    fn enter(&mut self, phase: Phase, now: Instant) {
+        self.phase = phase;
+        self.since = now;
+    }
+
+    /// Takes in the rate; true when a round trip ended with it.
+    fn measure(&mut self, acked: &Acked) -> bool {
+        let sample = &acked.sample;
+        let ended = sample.delivered_before >= self.round.end;
+        if ended {
+            self.round.end = acked.delivered;
+        }
+        let nanos = sample.interval.as_nanos();
+        if nanos == 0 {
+            return ended;
+        }
+        let rate = u64::try_from(u128::from(sample.bytes) * 1_000_000_000 / nanos).unwrap_or(u64::MAX);
+        if sample.application_limited && rate <= self.bandwidth {
+            return ended;
+        }
+        if ended {
+            self.round.index = (self.round.index + 1) % ROUNDS;
+            self.rates[self.round.index] = 0;
+        }
+        let slot = &mut self.rates[self.round.index];
+        *slot = rate.max(*slot);
+        self.bandwidth = self.rates.iter().copied().max().unwrap_or(0);
+        ended
+    }
+
+    fn measure_rtt(&mut self, acked: &Acked) {
+        if acked.rtt_latest <= self.rtt_min {
+            self.rtt_min = acked.rtt_latest;
+            self.rtt_min_at = acked.now;
+        }
+        self.round.queued |= acked.rtt > self.rtt_min + self.rtt_min / 8 + QUEUE_MIN;
+    }
+
+    /// Judges the losses of the round trip so far; true if they mean congestion.
+    fn is_congested(&self) -> bool {
+        let Round { acked, lost, marked, queued, .. } = self.round;
+        let total = acked + lost;
+        marked
+            || (queued && lost * 50 > total && lost > 2 * self.packet_size)
+            || (lost * 5 > total && lost > LOSS_PACKETS_MIN * self.packet_size)
+    }
+
+    fn reduce(&mut self, now: Instant) {
+        if self.round.reduced {
+            return;
+        }
+        self.round.reduced = true;
+        if self.phase == Phase::Startup {
+            self.enter(Phase::Drain, now);
+        } else if self.phase == Phase::Up {
+            self.enter(Phase::Down, now);
+        }
+        let seen = self.round.in_flight_max.min(self.bound);
+        self.bound = (seen / 20 * 17).max(self.bdp()).max(MIN_PACKETS * self.packet_size);
+    }
+
+    fn end_round(&mut self, acked: &Acked) {
+        if self.phase == Phase::Startup && !acked.sample.application_limited {
+            if self.bandwidth >= self.full.bandwidth / 4 * 5 {
+                self.full = FullPipe { bandwidth: self.bandwidth, rounds: 0 };
+            } else {
+                self.full.rounds += 1;
+                if self.full.rounds >= FULL_ROUNDS {
+                    self.enter(Phase::Drain, acked.now);
+                }
+            }
+        }
+        let Round { index, end, .. } = self.round;
+        self.round = Round { index, end, ..Round::default() };
+    }
+
+    fn advance(&mut self, acked: &Acked) {
+        let Acked { now, in_flight, .. } = *acked;
+        let passed = now - self.since;
+        match self.phase {
+            Phase::Startup => {}
+            Phase::Drain | Phase::Down if in_flight <= self.bdp() => self.cruise(acked),
+            Phase::Drain => {}
+            Phase::Down if passed > self.rtt_min => self.cruise(acked),
+            Phase::Down => {}
+            Phase::Up => {
+                let reached = in_flight >= self.bdp() / 4 * 5 || !acked.limited;
+                if passed > self.rtt_min && reached {
+                    self.bound = self.bound.saturating_add(self.bound / 4);
+                    self.enter(Phase::Down, now);
+                }
+            }
+            Phase::Cruise if passed > self.rtt_min * self.cruises => self.enter(Phase::Up, now),
+            Phase::Cruise => {}
+            Phase::ProbeRtt { filled: false } if in_flight <= self.window => {
+                self.enter(Phase::ProbeRtt { filled: true }, now);
+            }
+            Phase::ProbeRtt { filled } => {
+                if filled && passed > PROBE_RTT {
+                    self.rtt_min_at = now;
+                    self.cruise(acked);
+                }
+            }
+        }
+        let cycling = matches!(self.phase, Phase::Up | Phase::Down | Phase::Cruise);
+        if cycling && now - self.rtt_min_at > RTT_MIN_AGE {
+            // What is measured from here on counts, longer or not.
+            self.rtt_min = acked.rtt_latest;
+            self.rtt_min_at = now;
+            self.enter(Phase::ProbeRtt { filled: false }, now);
+        }
+    }
+
+    fn cruise(&mut self, acked: &Acked) {
+        // Flows that share a bottleneck must not probe in step: how many bytes each has sent tells them apart.
+        self.cruises = 4 + (acked.delivered / self.packet_size.max(1) % 5) as u32;
+        self.enter(Phase::Cruise, acked.now);
+    }
+
+    fn resize(&mut self, acked: &Acked) {
+        let bdp = self.bdp();
+        let least = MIN_PACKETS * self.packet_size;
+        self.window = match self.phase {
+            Phase::Startup if !acked.limited => self.window,
+            Phase::Startup => self.window + acked.bytes,
+            Phase::ProbeRtt { .. } => (bdp / 2).max(least),
+            _ => {
+                let slack = carried(self.bandwidth, SLACK) + 3 * self.packet_size;
+                let target = bdp.saturating_mul(2).saturating_add(slack);
+                (self.window + acked.bytes).min(target).min(self.bound).max(least)
+            }
+        };
+        self.window = self.window.min(WINDOW_MAX);
+    }
+}
+
+impl Controller for Bbr {
+    fn set_packet_size(&mut self, packet_size: u64) {
+        self.packet_size = packet_size;
+        self.window = self.window.max(MIN_PACKETS * packet_size);
+    }
+
+    fn on_sent(&mut self, _now: Instant, _size: u64, in_flight: u64) {
+        self.round.in_flight_max = self.round.in_flight_max.max(in_flight);
+    }
+
+    fn on_ack(&mut self, acked: &Acked) {
+        self.round.acked += acked.bytes;
+        self.measure_rtt(acked);
+        let ended = self.measure(acked);
+        if self.phase == Phase::Startup {
+            let window_rate = rate(self.window, acked.rtt);
+            self.rate_floor = self.rate_floor.max(window_rate);
+        }
+        self.advance(acked);
+        self.resize(acked);
+        if ended {
+            self.end_round(acked);
+        }
+    }
+
+    fn on_loss(&mut self, lost: &Lost) {
+        self.round.lost += lost.bytes;
+        self.round.marked |= lost.marked;
+        if self.is_congested() {
+            self.reduce(lost.now);
+            self.window = self.window.min(self.bound);
+        }
+    }
+
+    fn window(&self) -> u64 {
+        self.window
+    }
+
+    fn pacing_rate(&self) -> Option<u64> {
+        let percent = match self.phase {
+            Phase::Startup => 277,
+            Phase::Drain => 36,
+            Phase::Up => 125,
+            Phase::Down => 75,
+            Phase::Cruise | Phase::ProbeRtt { .. } => 100,
+        };
+        let floor = if self.phase == Phase::Startup { self.rate_floor } else { 0 };
+        let base = self.bandwidth.max(floor);
+        (base > 0).then(|| base / 100 * percent)
+    }
+}
+
+/// Bytes that `rate` carries in `time`.
+fn carried(rate: u64, time: Duration) -> u64 {
+    u64::try_from(u128::from(rate) * time.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
+/// Bytes per second of `bytes` in `time`.
+fn rate(bytes: u64, time: Duration) -> u64 {
+    u64::try_from(u128::from(bytes) * 1_000_000_000 / time.as_nanos().max(1)).unwrap_or(u64::MAX)
+}
+
+/// Round trips over which the bandwidth is the highest.
+const ROUNDS: usize = 10;
+/// Round trips without growth after which the pipe is full.
+const FULL_ROUNDS: u32 = 3;
+/// A window never needs to be more than this; it keeps all sums small.
+const WINDOW_MAX: u64 = 1 << 32;
+const SLACK: Duration = Duration::from_millis(2);
+/// A queue shorter than this is no queue.
+const QUEUE_MIN: Duration = Duration::from_millis(1);
+/// Fewer lost packets than this in a round trip are chance, whatever share they are.
+const LOSS_PACKETS_MIN: u64 = 8;
+/// How old the shortest round trip may be.
+const RTT_MIN_AGE: Duration = Duration::from_secs(5);
+/// How long the queue is left to run empty.
+const PROBE_RTT: Duration = Duration::from_millis(200);

@@ -1,0 +1,184 @@
+//! CUBIC (RFC 9438): after a loss the window returns to where the loss was along a cubic curve of time.
+
+use std::time::Duration;
+
+use super::{Acked, Controller, INITIAL_PACKETS, Lost, MIN_PACKETS};
+use crate::runtime::Instant;
+
+/// Loss-based congestion control. Fair to TCP; a random loss costs it 3/10 of its window each time.
+///
+/// Integers only, so that every machine computes the same window.
+#[derive(Debug)]
+pub struct Cubic {
+    packet_size: u64,
+    window: u64,
+    /// Below it the window grows by what is acknowledged.
+    slow_start_threshold: u64,
+    /// The window at the last loss: the plateau of the curve.
+    window_max: u64,
+    /// What Reno would have: the window is at least that (RFC 9438 section 4.3).
+    window_reno: u64,
+    epoch: Option<Epoch>,
+    /// Packets sent before belong to the flight that was punished already: one reduction per round trip.
+    recovery_start: Option<Instant>,
+}
+
+/// One stretch without losses.
+#[derive(Debug)]
+struct Epoch {
+    start: Instant,
+    /// When the curve reaches the plateau, after `start`.
+    plateau_ms: u64,
+}
+
+impl Cubic {
+    /// A controller for a new path.
+    pub const fn new(packet_size: u64) -> Self {
+        Self {
+            packet_size,
+            window: INITIAL_PACKETS * packet_size,
+            slow_start_threshold: u64::MAX,
+            window_max: 0,
+            window_reno: 0,
+            epoch: None,
+            recovery_start: None,
+        }
+    }
+
+    /// The curve, `since` after the epoch began (RFC 9438 section 4.2): `C * (t - K)^3 + W_max`, C = 0.4 packets/s^3.
+    fn curve(&self, epoch: &Epoch, since: Duration) -> u64 {
+        let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(EPOCH_MS_MAX);
+        let distance = u128::from(time_ms.abs_diff(epoch.plateau_ms));
+        let bytes = u128::from(self.packet_size) * 4 * distance.pow(3) / (10 * 1_000_000_000);
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if time_ms < epoch.plateau_ms {
+            self.window_max.saturating_sub(bytes)
+        } else {
+            self.window_max.saturating_add(bytes)
+        }
+    }
+
+    fn start_epoch(&mut self, now: Instant) -> Epoch {
+        self.window_max = self.window_max.max(self.window);
+        self.window_reno = self.window;
+        let missing = u128::from(self.window_max - self.window) * 10 * 1_000_000_000;
+        let plateau_ms = cube_root(missing / (4 * u128::from(self.packet_size.max(1))));
+        Epoch { start: now, plateau_ms: plateau_ms.min(EPOCH_MS_MAX) }
+    }
+}
+
+impl Controller for Cubic {
+    fn set_packet_size(&mut self, packet_size: u64) {
+        self.packet_size = packet_size;
+        self.window = self.window.max(MIN_PACKETS * packet_size);
+    }
+
+    fn on_ack(&mut self, acked: &Acked) {
+        if !acked.limited || self.recovery_start.is_some_and(|start| acked.newest_sent <= start) {
+            return;
+        }
+        if self.window < self.slow_start_threshold {
+            self.window = self.window.saturating_add(acked.bytes);
+            return;
+        }
+        let epoch = match self.epoch.take() {
+            Some(epoch) => epoch,
+            None => self.start_epoch(acked.now),
+        };
+        let target = self.curve(&epoch, acked.now - epoch.start + acked.rtt);
+        // At most half again as much in one round trip (RFC 9438 section 4.4).
+        let target = target.clamp(self.window, self.window + self.window / 2);
+        let step =
+            u128::from(target - self.window) * u128::from(acked.bytes) / u128::from(self.window.max(1));
+        // alpha = 3 * (1 - 0.7) / (1 + 0.7) = 9/17 of a packet per window.
+        let reno = u128::from(self.packet_size) * u128::from(acked.bytes) * 9
+            / (17 * u128::from(self.window.max(1)));
+        self.window += u64::try_from(step).unwrap_or(0);
+        self.window_reno += u64::try_from(reno).unwrap_or(0);
+        self.window = self.window.max(self.window_reno);
+        self.epoch = Some(epoch);
+    }
+
+    fn on_loss(&mut self, lost: &Lost) {
+        if self.recovery_start.is_some_and(|start| lost.newest_sent <= start) {
+            return;
+        }
+        self.recovery_start = Some(lost.now);
+        // Fast convergence: who loses below the last plateau leaves room for a newcomer (RFC 9438 section 4.7).
+        self.window_max = if self.window < self.window_max { self.window * 17 / 20 } else { self.window };
+        self.window = (self.window * 7 / 10).max(MIN_PACKETS * self.packet_size);
+        self.slow_start_threshold = self.window;
+        self.epoch = None;
+    }
+
+    fn window(&self) -> u64 {
+        self.window
+    }
+}
+
+/// The whole part of the cube root.
+fn cube_root(number: u128) -> u64 {
+    let mut root = 0_u64;
+    for bit in (0..=41).rev() {
+        let candidate = root | 1 << bit;
+        if u128::from(candidate).pow(3) <= number {
+            root = candidate;
+        }
+    }
+    root
+}
+
+/// The curve is not followed further than this, an hour, which is far beyond any window.
+const EPOCH_MS_MAX: u64 = 3_600_000;
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{acked, at, lost};
+    use super::*;
+
+    #[test]
+    fn doubles_drops_once_per_round_trip_and_returns_along_the_curve() {
+        let mut cubic = Cubic::new(1_000);
+        cubic.on_ack(&acked(at(10), at(0), 90_000));
+        assert_eq!(cubic.window(), 100_000);
+        cubic.on_loss(&lost(at(20), at(15)));
+        cubic.on_loss(&lost(at(21), at(18)));
+        assert_eq!(cubic.window(), 70_000);
+        // K = cube root of (30 packets / 0.4) = 4.2 s.
+        let mut now = 200;
+        while now < 8_400 {
+            let part = cubic.window() / 10;
+            for _ in 0..10 {
+                cubic.on_ack(&acked(at(now), at(now - 200), part));
+            }
+            match now {
+                2_000 => assert!((88_000..98_000).contains(&cubic.window()), "{}", cubic.window()),
+                4_200 => assert!((98_000..102_000).contains(&cubic.window()), "{}", cubic.window()),
+                _ => {}
+            }
+            now += 200;
+        }
+        assert!(cubic.window() > 110_000, "{}", cubic.window());
+    }
+
+    #[test]
+    fn window_has_a_floor_and_does_not_grow_unused() {
+        let mut cubic = Cubic::new(1_000);
+        for round in 1..20 {
+            cubic.on_loss(&lost(at(round * 10), at(round * 10 - 1)));
+        }
+        assert_eq!(cubic.window(), 4_000);
+        for _ in 0..100 {
+            cubic.on_ack(&Acked { limited: false, ..acked(at(900), at(899), 1_000) });
+        }
+        assert_eq!(cubic.window(), 4_000);
+    }
+
+    #[test]
+    fn cube_roots_are_exact() {
+        for number in [0, 1, 7, 8, 26, 27, 75_000_000_000, u128::from(u64::MAX)] {
+            let root = u128::from(cube_root(number));
+            assert!(root.pow(3) <= number && number < (root + 1).pow(3), "{number}");
+        }
+    }
+}
