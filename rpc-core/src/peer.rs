@@ -1,10 +1,13 @@
 //! What a user holds: one [`Peer`] per socket, server and client at once.
 //!
-//! One task drives the socket: it receives a batch, hands it to the endpoint, starts handlers, lets everything that
-//! was woken run once, and then flushes, so that requests, answers and acknowledgements share datagrams.
+//! One task drives the socket: it receives a batch, hands it to the endpoint, polls the handlers of the requests in it
+//! once (only those that have to wait become tasks), lets everything that was woken run once, and then flushes, so that
+//! requests, answers and acknowledgements share datagrams.
 
 mod channel;
+mod doorbell;
 mod driver;
+mod serving;
 mod state;
 
 use std::fmt;
@@ -15,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use self::channel::{Link, Target};
+use self::doorbell::Doorbell;
 use self::state::{MethodTable, State};
 use crate::driver::DatagramSocket;
 use crate::endpoint::{self, Endpoint};
@@ -39,7 +43,7 @@ struct Inner {
     local_addr: SocketAddr,
     state: Mutex<State>,
     /// Work for the driver: something to send, or the end.
-    wake: Notify,
+    doorbell: Doorbell,
     /// The driver ended, or a drain is complete.
     quiet: Notify,
 }
@@ -74,7 +78,7 @@ impl Peer {
             state.draining = true;
             state.endpoint.drain(self.inner.runtime.now());
         }
-        self.inner.wake.notify_one();
+        self.inner.doorbell.ring();
         let idle = async {
             loop {
                 let quiet = self.inner.quiet.notified();
@@ -96,7 +100,7 @@ impl Peer {
             state.closing = true;
             state.endpoint.close_all(self.inner.runtime.now(), close::NORMAL, "closed");
         }
-        self.inner.wake.notify_one();
+        self.inner.doorbell.ring();
         self.closed().await;
     }
 
@@ -161,7 +165,7 @@ impl Builder {
             methods: services.table()?,
             local_addr: socket.local_addr(),
             state: Mutex::new(State::new(endpoint)),
-            wake: Notify::new(),
+            doorbell: Doorbell::default(),
             quiet: Notify::new(),
         });
         runtime.spawn("peer driver", driver::drive(Arc::clone(&inner), socket));

@@ -65,7 +65,7 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
         state.waiting.insert((conn, call), sender);
         (answer, OpenCall { inner: Arc::clone(&inner), conn, call })
     };
-    inner.wake.notify_one();
+    inner.doorbell.ring();
     let ended = inner.runtime.timeout_at(deadline, answer).await;
     let origin = Origin { address: open.address(target), method: name.to_string() };
     match ended {
@@ -133,7 +133,7 @@ impl Drop for OpenCall {
         if state.waiting.remove(&(self.conn, self.call)).is_some() {
             state.endpoint.cancel(self.inner.runtime.now(), self.conn, self.call);
             drop(state);
-            self.inner.wake.notify_one();
+            self.inner.doorbell.ring();
         }
     }
 }

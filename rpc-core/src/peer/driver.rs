@@ -1,24 +1,19 @@
 //! The task that drives one socket.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 
-use super::channel::{Link, Target};
+use super::serving::{Arrival, Callers, encode_failure, serve};
 use super::state::{Ended, State};
 use super::{HANDLERS_MAX, Inner};
 use crate::driver::DatagramSocket;
 use crate::endpoint::{CallId, ConnId, Event, Form};
-use crate::rpc::registry::{Ctx, Method};
-use crate::rpc::{Code, Failure, MethodId, Outcome, Remote, RpcError, codec};
+use crate::rpc::{Code, Failure, MethodId, RpcError};
 use crate::runtime::{BoxFuture, Instant, Task};
-use crate::wire::status;
 
 /// Moves datagrams between the socket and the endpoint until the peer is closed or the socket fails.
 pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
@@ -34,6 +29,7 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
         turn(&inner, &mut datagrams);
         // Callers and handlers that were woken speak first, then all of it is sent together.
         yield_once().await;
+        inner.doorbell.answer();
         flush(&inner, &socket, &mut buffer).await;
         let mut state = inner.lock();
         if state.closing {
@@ -59,12 +55,11 @@ async fn wait(
     timer: &mut Timer,
     datagrams: &mut Vec<(SocketAddr, Bytes)>,
 ) -> std::io::Result<()> {
-    let mut woken = pin!(inner.wake.notified());
     poll_fn(|cx| {
         if let Poll::Ready(received) = socket.poll_recv(cx, datagrams) {
             return Poll::Ready(received);
         }
-        if woken.as_mut().poll(cx).is_ready() {
+        if inner.doorbell.poll_rung(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
         timer.poll(cx).map(Ok)
@@ -96,7 +91,8 @@ impl Timer {
 /// One turn of the endpoint: what arrived, what timed out, and what follows from both.
 fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
     let now = inner.runtime.now();
-    let mut dropped: Vec<Task<()>> = Vec::new();
+    let mut turn =
+        Turn { inner, now, callers: Callers::default(), arrivals: Vec::new(), dropped: Vec::new() };
     {
         let mut state = inner.lock();
         for (from, datagram) in datagrams.drain(..) {
@@ -106,105 +102,91 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
             state.endpoint.handle_timeout(now);
         }
         while let Some(event) = state.endpoint.poll_event() {
-            handle(inner, &mut state, now, event, &mut dropped);
+            turn.handle(&mut state, event);
         }
     }
     // An aborted handler's destructors may call into this peer again: not under its lock.
-    for task in dropped {
+    for task in turn.dropped {
         task.abort();
     }
+    serve(inner, turn.arrivals);
 }
 
-fn handle(inner: &Arc<Inner>, state: &mut State, now: Instant, event: Event, dropped: &mut Vec<Task<()>>) {
-    match event {
-        Event::Request { conn, call, method, deadline, body, .. } => {
-            let method = MethodId(method);
-            let refusal = match inner.methods.get(&method) {
-                _ if state.serving.len() >= HANDLERS_MAX => {
-                    RpcError::not_executed(Code::ServerBusy, format!("{HANDLERS_MAX} calls are being served"))
-                }
-                Some((_, method)) => {
-                    serve(inner, state, conn, call, method, deadline, body);
-                    return;
-                }
-                None => RpcError::not_executed(
-                    Code::MethodNotFound,
-                    format!("no method with id {:#010x}", method.0),
-                ),
-            };
-            let (status, body) = encode_failure(Failure::Rpc(refusal));
-            state.endpoint.respond(now, conn, call, status, Form::default(), body);
-        }
-        Event::Response { conn, call, status, body, .. } => {
-            if let Some(caller) = state.waiting.remove(&(conn, call)) {
-                let _ = caller.send(Ended::Answered { status, body });
+/// What follows from the events of one turn, to be done without the lock.
+struct Turn<'a> {
+    inner: &'a Arc<Inner>,
+    now: Instant,
+    callers: Callers,
+    /// Requests to be served.
+    arrivals: Vec<Arrival<'a>>,
+    /// Handlers to be stopped.
+    dropped: Vec<Task<()>>,
+}
+
+impl Turn<'_> {
+    fn handle(&mut self, state: &mut State, event: Event) {
+        match event {
+            Event::Request { conn, call, method, deadline, body, .. } => {
+                self.on_request(state, conn, call, MethodId(method), deadline, body);
             }
-        }
-        Event::Cancelled { conn, call } => dropped.extend(state.serving.remove(&(conn, call))),
-        Event::Lost { conn, reason, calls } => {
-            state.outgoing.retain(|_, other| *other != conn);
-            for (call, sent) in calls {
+            Event::Response { conn, call, status, body, .. } => {
                 if let Some(caller) = state.waiting.remove(&(conn, call)) {
-                    let _ = caller.send(Ended::Lost { reason: reason.clone(), sent });
+                    let _ = caller.send(Ended::Answered { status, body });
                 }
             }
-            let served = (conn, CallId(0))..=(conn, CallId(u64::MAX));
-            let keys: Vec<_> = state.serving.range(served).map(|(key, _)| *key).collect();
-            dropped.extend(keys.iter().filter_map(|key| state.serving.remove(key)));
+            Event::Cancelled { conn, call } => match state.serving.remove(&(conn, call)) {
+                Some(task) => self.dropped.push(task),
+                // It may have come with its request.
+                None => {
+                    if let Some(index) =
+                        self.arrivals.iter().rposition(|arrival| arrival.call == call && arrival.conn == conn)
+                    {
+                        self.arrivals.remove(index);
+                    }
+                }
+            },
+            Event::Lost { conn, reason, calls } => {
+                state.outgoing.retain(|_, other| *other != conn);
+                for (call, sent) in calls {
+                    if let Some(caller) = state.waiting.remove(&(conn, call)) {
+                        let _ = caller.send(Ended::Lost { reason: reason.clone(), sent });
+                    }
+                }
+                let served = (conn, CallId(0))..=(conn, CallId(u64::MAX));
+                let keys: Vec<_> = state.serving.range(served).map(|(key, _)| *key).collect();
+                self.dropped.extend(keys.iter().filter_map(|key| state.serving.remove(key)));
+                self.arrivals.retain(|arrival| arrival.conn != conn);
+            }
+            Event::Draining { conn } => state.outgoing.retain(|_, other| *other != conn),
+            Event::Connected { .. } => {}
         }
-        Event::Draining { conn } => state.outgoing.retain(|_, other| *other != conn),
-        Event::Connected { .. } => {}
     }
-}
 
-/// Starts a handler.
-fn serve(
-    inner: &Arc<Inner>,
-    state: &mut State,
-    conn: ConnId,
-    call: CallId,
-    method: &Method,
-    deadline: Instant,
-    body: Bytes,
-) {
-    let Some(info) = state.endpoint.connection(conn) else { return };
-    let target = Target::Connection { conn, address: info.remote };
-    let ctx = Ctx {
-        address: info.remote,
-        client_id: info.client_id,
-        deadline,
-        caller: Remote::new(Arc::new(Link { inner: Arc::clone(inner), target })),
-        runtime: inner.runtime.clone(),
-    };
-    let handler = Arc::clone(&method.handler);
-    let peer = Arc::clone(inner);
-    let task = inner.runtime.spawn("handler", async move {
-        let work = async move { handler(ctx, body).await };
-        let answer = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
-            Err(RpcError::new(Code::Internal, Outcome::Unknown, "the handler panicked").into())
-        });
-        let (status, body) = match answer {
-            Ok(body) => (status::OK, body),
-            Err(failure) => encode_failure(failure),
+    fn on_request(
+        &mut self,
+        state: &mut State,
+        conn: ConnId,
+        call: CallId,
+        method: MethodId,
+        deadline: Instant,
+        body: Bytes,
+    ) {
+        let refusal = match self.inner.methods.get(&method) {
+            _ if state.serving.len() + self.arrivals.len() >= HANDLERS_MAX => {
+                RpcError::not_executed(Code::ServerBusy, format!("{HANDLERS_MAX} calls are being served"))
+            }
+            Some((_, method)) => {
+                if let Some(ctx) = self.callers.ctx(self.inner, state, conn, deadline) {
+                    self.arrivals.push(Arrival { conn, call, ctx, method, body });
+                }
+                return;
+            }
+            None => {
+                RpcError::not_executed(Code::MethodNotFound, format!("no method with id {:#010x}", method.0))
+            }
         };
-        let done = {
-            let mut state = peer.lock();
-            state.endpoint.respond(peer.runtime.now(), conn, call, status, Form::default(), body);
-            state.serving.remove(&(conn, call))
-        };
-        drop(done);
-        peer.wake.notify_one();
-    });
-    state.serving.insert((conn, call), task);
-}
-
-fn encode_failure(failure: Failure) -> (u64, Bytes) {
-    match failure {
-        Failure::Method(body) => (status::METHOD_ERROR, body),
-        Failure::Rpc(error) => {
-            let status = status::CODE_BASE + u64::from(u16::from(error.code));
-            (status, codec::encode(&error).unwrap_or_default())
-        }
+        let (status, body) = encode_failure(Failure::Rpc(refusal));
+        state.endpoint.respond(self.now, conn, call, status, Form::default(), body);
     }
 }
 

@@ -1,3 +1,4 @@
+use std::future::IntoFuture;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -223,4 +224,21 @@ fn a_peer_with_nothing_to_do_does_nothing() {
         before_idle.trace_hash().1 - before
     });
     assert!(events < 10, "{events} events in an idle hour");
+}
+
+#[test]
+fn a_request_that_arrives_together_with_its_cancellation_is_not_executed() {
+    let (world, _server, client, executions) = pair(14);
+    let (stopped, observer) = (world.clone(), world.observer());
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        assert_eq!(calc.call::<_, u64, Never>("count", &()).await, Ok(0));
+        stopped.pause(1);
+        let given_up = calc.call::<_, u64, Never>("count", &()).into_future();
+        assert!(observer.timeout(Duration::from_millis(2), given_up).await.is_err());
+        observer.sleep(Duration::from_millis(100)).await;
+        stopped.resume(1);
+        assert_eq!(calc.call::<_, u64, Never>("count", &()).await, Ok(1));
+    });
+    assert_eq!(executions.load(Ordering::Relaxed), 2);
 }
