@@ -12,7 +12,6 @@ use super::state::{Ended, State};
 use super::{HANDLERS_MAX, Inner};
 use crate::driver::DatagramSocket;
 use crate::endpoint::{CallId, ConnId, Event, Form};
-use crate::rpc::registry::{Served, Table};
 use crate::rpc::{Code, Failure, MethodId, RpcError};
 use crate::runtime::{BoxFuture, Instant, Task};
 
@@ -39,12 +38,12 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
             serving.iter().for_each(Task::abort);
             drop(waiting);
             inner.quiet.notify_waiters();
-            inner.quiet.notify_one();
             return;
         }
         if state.draining && state.is_quiet() {
             drop(state);
-            inner.quiet.notify_one();
+            // All who wait: a single notification could go to one who waits for the end, and the drain would sleep on.
+            inner.quiet.notify_waiters();
         }
     }
 }
@@ -92,12 +91,10 @@ impl Timer {
 /// One turn of the endpoint: what arrived, what timed out, and what follows from both.
 fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
     let now = inner.runtime.now();
-    let methods;
-    let mut turn;
+    let mut turn =
+        Turn { inner, now, callers: Callers::default(), arrivals: Vec::new(), dropped: Vec::new() };
     {
         let mut state = inner.lock();
-        methods = Arc::clone(&state.methods);
-        turn = Turn::new(inner, &methods, now);
         for (from, datagram) in datagrams.drain(..) {
             state.endpoint.handle_datagram(now, from, datagram);
         }
@@ -118,8 +115,6 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
 /// What follows from the events of one turn, to be done without the lock.
 struct Turn<'a> {
     inner: &'a Arc<Inner>,
-    /// What is served in this turn.
-    methods: &'a Table,
     now: Instant,
     callers: Callers,
     /// Requests to be served.
@@ -128,11 +123,7 @@ struct Turn<'a> {
     dropped: Vec<Task<()>>,
 }
 
-impl<'a> Turn<'a> {
-    fn new(inner: &'a Arc<Inner>, methods: &'a Table, now: Instant) -> Self {
-        Self { inner, methods, now, callers: Callers::default(), arrivals: Vec::new(), dropped: Vec::new() }
-    }
-
+impl Turn<'_> {
     fn handle(&mut self, state: &mut State, event: Event) {
         match event {
             Event::Request { conn, call, method, deadline, body, .. } => {
@@ -180,11 +171,11 @@ impl<'a> Turn<'a> {
         deadline: Instant,
         body: Bytes,
     ) {
-        let refusal = match self.methods.get(method) {
+        let refusal = match self.inner.methods.get(&method) {
             _ if state.serving.len() + self.arrivals.len() >= HANDLERS_MAX => {
                 RpcError::not_executed(Code::ServerBusy, format!("{HANDLERS_MAX} calls are being served"))
             }
-            Some(Served { method, .. }) => {
+            Some((_, method)) => {
                 if let Some(ctx) = self.callers.ctx(self.inner, state, conn, deadline) {
                     self.arrivals.push(Arrival { conn, call, ctx, method, body });
                 }

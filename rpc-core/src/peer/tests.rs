@@ -209,6 +209,26 @@ fn a_drain_lets_open_calls_end_and_refuses_new_ones() {
 }
 
 #[test]
+fn a_drain_ends_early_though_others_wait_for_the_close() {
+    let (world, server, client, _) = pair(12);
+    let observer = world.observer();
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        let open = observer.spawn("caller", calc.call::<_, (), Never>("wait", &500u64).into_future());
+        observer.sleep(Duration::from_millis(100)).await;
+        for _ in 0..3 {
+            let waiting = server.clone();
+            observer.spawn("waiter", async move { waiting.closed().await });
+        }
+        observer.sleep(Duration::from_millis(1)).await;
+        let started = observer.now();
+        server.drain(Duration::from_secs(60)).await;
+        assert!(observer.now() - started < Duration::from_secs(5), "the grace was waited for");
+        assert_eq!(open.await.unwrap(), Ok(()));
+    });
+}
+
+#[test]
 fn a_peer_with_nothing_to_do_does_nothing() {
     // A timer that had fired once was polled again for ever.
     let (world, _server, client, _) = pair(10);
