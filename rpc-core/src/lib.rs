@@ -58,7 +58,8 @@
 //! Each knows only the ones before it:
 //! [`wire`] (varints, packets, frames) -> [`conn`] (one connection: acknowledgements, loss recovery, congestion,
 //! messages) -> [`endpoint`] (demultiplexing, setup exchange, limits) -> [`driver`] (UDP sockets, the link faults) ->
-//! [`rpc`] (calls, deadlines, errors, registry) -> [`peer`] (what a user holds) -> [`gather`] (one call to many peers).
+//! [`rpc`] (calls, deadlines, errors, registry) -> [`peer`] (what a user holds) -> [`gather`] (one call to many peers),
+//! [`gossip`] (the set of known endpoints, a [`crdt`]).
 //! [`runtime`] is what all of them are handed instead of a clock, a spawner and a random generator; [`sim`] is a world
 //! in which one seed gives one trace.
 //!
@@ -68,9 +69,11 @@
 extern crate self as rpc_core;
 
 pub mod conn;
+pub mod crdt;
 pub mod driver;
 pub mod endpoint;
 pub mod gather;
+pub mod gossip;
 pub mod peer;
 pub mod random;
 pub mod rpc;

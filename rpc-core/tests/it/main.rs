@@ -2,5 +2,4 @@
 
 mod loopback;
 mod matrix;
-mod reflect;
 mod service;
