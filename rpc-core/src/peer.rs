@@ -7,6 +7,7 @@
 mod channel;
 mod doorbell;
 mod driver;
+mod mounts;
 mod serving;
 mod state;
 
@@ -19,11 +20,12 @@ use tokio::sync::Notify;
 
 use self::channel::{Link, Target};
 use self::doorbell::Doorbell;
-use self::state::{MethodTable, State};
+pub use self::mounts::Mounts;
+use self::state::State;
 use crate::driver::DatagramSocket;
 use crate::endpoint::{self, Endpoint};
-use crate::rpc::registry::NameCollision;
-use crate::rpc::{Remote, Services};
+use crate::rpc::registry::{NameCollision, Table};
+use crate::rpc::{Remote, Services, describe};
 use crate::runtime::Runtime;
 use crate::wire::close;
 
@@ -39,7 +41,6 @@ pub struct Peer {
 /// What the handles, the channels and the driver task share.
 struct Inner {
     runtime: Runtime,
-    methods: MethodTable,
     local_addr: SocketAddr,
     state: Mutex<State>,
     /// Work for the driver: something to send, or the end.
@@ -57,7 +58,7 @@ impl Inner {
 impl Peer {
     /// Starts building a peer.
     pub fn builder(runtime: Runtime) -> Builder {
-        Builder { runtime, services: Services::new(), config: endpoint::Config::default() }
+        Builder { runtime, services: Services::new(), config: endpoint::Config::default(), reflection: true }
     }
 
     /// The address of the socket.
@@ -69,6 +70,11 @@ impl Peer {
     pub fn remote(&self, address: SocketAddr) -> Remote {
         let target = Target::Address(address);
         Remote::new(Arc::new(Link { inner: Arc::clone(&self.inner), target }))
+    }
+
+    /// What the peer serves, to be changed while it runs.
+    pub fn services(&self) -> Mounts {
+        Mounts::new(Arc::clone(&self.inner))
     }
 
     /// Refuses new calls, lets the open ones end for at most `grace`, then closes.
@@ -132,6 +138,7 @@ pub struct Builder {
     runtime: Runtime,
     services: Services,
     config: endpoint::Config,
+    reflection: bool,
 }
 
 impl Builder {
@@ -139,6 +146,14 @@ impl Builder {
     #[must_use]
     pub fn services(mut self, services: Services) -> Self {
         self.services = services;
+        self
+    }
+
+    /// Whether the peer serves `rpc.ping`, `rpc.describe` and the others of [`describe::Reflection`]; it does unless told
+    /// otherwise.
+    #[must_use]
+    pub fn reflection(mut self, reflection: bool) -> Self {
+        self.reflection = reflection;
         self
     }
 
@@ -152,22 +167,29 @@ impl Builder {
     /// Starts the peer on `socket`. Packets are checked, not encrypted: this mode must be asked for by its name.
     ///
     /// # Errors
-    /// When two methods share one wire id.
+    /// When two methods share one wire id, or one has the name of a built-in method.
     pub fn start_insecure(self, socket: impl DatagramSocket) -> Result<Peer, NameCollision> {
-        let Self { runtime, services, config, .. } = self;
+        let Self { runtime, services, config, reflection } = self;
         let random = runtime.clone();
         let (epoch, client_id) = (runtime.random_u64(), runtime.random_u128());
         let endpoint = Endpoint::new(config, epoch, client_id, Box::new(move || random.random_u64()));
         let inner = Arc::new(Inner {
             runtime: runtime.clone(),
-            methods: services.table()?,
             local_addr: socket.local_addr(),
-            state: Mutex::new(State::new(endpoint)),
+            state: Mutex::new(State::new(endpoint, Table::default().with(&services)?)),
             doorbell: Doorbell::default(),
             quiet: Notify::new(),
         });
-        runtime.spawn("peer driver", driver::drive(Arc::clone(&inner), socket));
-        Ok(Peer { inner })
+        let peer = Peer { inner: Arc::clone(&inner) };
+        if reflection {
+            // The peer holds the service, the service must not hold the peer.
+            let weak = Arc::downgrade(&inner);
+            let methods =
+                move || weak.upgrade().map_or_else(Vec::new, |inner| inner.lock().methods.catalogue());
+            peer.services().merge(describe::services(methods))?;
+        }
+        runtime.spawn("peer driver", driver::drive(inner, socket));
+        Ok(peer)
     }
 }
 

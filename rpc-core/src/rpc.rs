@@ -5,10 +5,12 @@
 
 pub mod call;
 pub mod codec;
+pub mod describe;
 pub mod error;
 mod error_body;
 pub mod path;
 pub mod registry;
+pub mod schema;
 
 pub use call::{Call, Remote};
 pub use error::{CallError, Code, Failure, Never, Outcome, RpcError};

@@ -1,6 +1,9 @@
 //! Reads a service trait into a form that can only hold what can travel.
 
-use proc_macro2::Ident;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{
@@ -69,6 +72,7 @@ impl Contract {
                 other => faults.at(&other, "a service has methods only"),
             }
         }
+        check_names(&methods, options.name.as_deref(), &mut faults);
         faults.none().map(|()| Self { name: options.name, definition, methods })
     }
 }
@@ -107,6 +111,11 @@ impl Method {
         Ok(Self { attributes, signature, arguments, result, error, options })
     }
 
+    /// Whether the method is an `async fn`; a plain `fn` runs on the peer's own task.
+    pub(crate) fn is_async(&self) -> bool {
+        self.signature.asyncness.is_some()
+    }
+
     /// The name on the wire.
     pub(crate) fn name(&self) -> String {
         self.signature.ident.unraw().to_string()
@@ -123,11 +132,42 @@ impl Method {
     }
 }
 
+/// Refuses two methods of one name, and two whose names have one id on the wire.
+fn check_names(methods: &[Method], service: Option<&str>, faults: &mut Faults) {
+    let full_name = |method: &Method| match service {
+        Some(service) => format!("{service}.{}", method.name()),
+        None => method.name(),
+    };
+    let mut seen: BTreeMap<u32, (&Method, String)> = BTreeMap::new();
+    for method in methods {
+        // Methods under conditions may stand for each other: the compiler sees which of them are there.
+        if method.conditions().next().is_some() {
+            continue;
+        }
+        let name = full_name(method);
+        match seen.entry(method_id(&name)) {
+            Entry::Vacant(entry) => drop(entry.insert((method, name))),
+            Entry::Occupied(entry) if entry.get().1 == name => {
+                faults.at(&method.signature.ident, "this service has a method of this name already");
+            }
+            Entry::Occupied(entry) => {
+                let other = &entry.get().1;
+                let sentence = format!("`{name}` has the same id on the wire as `{other}`: rename one");
+                faults.at(&method.signature.ident, &sentence);
+            }
+        }
+    }
+}
+
+/// The id of a method on the wire, as `rpc_core::rpc::MethodId::of` computes it: FNV-1a, the two highest bits cleared.
+pub(crate) fn method_id(name: &str) -> u32 {
+    let hash =
+        name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash & 0x3fff_ffff
+}
+
 /// Checks what stands before the arguments, and between them and the answer.
 fn check_head(signature: &Signature, faults: &mut Faults) {
-    if signature.asyncness.is_none() {
-        faults.at(signature.fn_token, "a service method is an `async fn`: its answer takes a round trip");
-    }
     if let Some(token) = &signature.constness {
         faults.at(token, "a service method cannot be const");
     }
@@ -167,11 +207,22 @@ impl Argument {
             }
         };
         match &**ty {
-            Type::Reference(_) => Err(Error::new_spanned(ty, "an argument travels: take it by value")),
+            kind if borrows(kind.to_token_stream()) => {
+                Err(Error::new_spanned(ty, "an argument travels: take it by value"))
+            }
             Type::ImplTrait(_) => Err(Error::new_spanned(ty, "an argument travels: name its type")),
             kind => Ok(Self { name, kind: kind.clone() }),
         }
     }
+}
+
+/// Whether a type contains a reference or a lifetime.
+fn borrows(kind: TokenStream) -> bool {
+    kind.into_iter().any(|token| match token {
+        TokenTree::Punct(punct) => matches!(punct.as_char(), '&' | '\''),
+        TokenTree::Group(group) => borrows(group.stream()),
+        _ => false,
+    })
 }
 
 /// `&self`, and nothing else that is called self.
@@ -200,7 +251,10 @@ fn answer_types(signature: &Signature) -> Result<(Type, Type)> {
     let mut types = types.args.iter();
     match (types.next(), types.next(), types.next()) {
         (Some(GenericArgument::Type(result)), Some(GenericArgument::Type(error)), None) => {
-            Ok((result.clone(), error.clone()))
+            match [result, error].into_iter().find(|kind| borrows(kind.to_token_stream())) {
+                Some(kind) => Err(Error::new_spanned(kind, "an answer travels: give it by value")),
+                None => Ok((result.clone(), error.clone())),
+            }
         }
         _ => Err(unexpected()),
     }

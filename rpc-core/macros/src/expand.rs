@@ -5,9 +5,12 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::{parse_quote, parse_quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Type, parse_quote, parse_quote_spanned};
 
 use crate::contract::{Contract, Method};
+use crate::options::MethodOptions;
+use crate::text;
 
 /// The code for `contract`.
 pub(crate) fn expand(contract: &Contract) -> TokenStream {
@@ -30,6 +33,9 @@ fn definition(contract: &Contract) -> TokenStream {
         .map(|method| {
             let Method { attributes, result, error, .. } = method;
             let mut signature = method.signature.clone();
+            if !method.is_async() {
+                return parse_quote!(#(#attributes)* #signature;);
+            }
             signature.asyncness = None;
             signature.output = parse_quote! {
                 -> impl ::core::future::Future<Output = ::core::result::Result<#result, #error>>
@@ -45,7 +51,7 @@ fn definition(contract: &Contract) -> TokenStream {
 fn client(contract: &Contract) -> TokenStream {
     let visibility = &contract.definition.vis;
     let service = &contract.definition.ident;
-    let client = format_ident!("{service}Client");
+    let client = client_name(service);
     let struct_docs =
         format!("Calls a [`{service}`] at a peer: each method builds a call, awaiting it sends it.");
     let new_docs = match &contract.name {
@@ -59,6 +65,12 @@ fn client(contract: &Contract) -> TokenStream {
         let name = full_name(contract, method);
         quote!(#(#conditions)* #name)
     });
+    let schemas = contract.methods.iter().map(|method| method_schema(contract, method));
+    let schema_names = contract.methods.iter().map(|method| {
+        let (conditions, schema) = (method.conditions(), schema_of(method));
+        quote!(#(#conditions)* Self::#schema)
+    });
+    let (service_name, service_docs) = (service.to_string(), text::docs(contract.definition.attrs.iter()));
     let unused = unused();
     quote_spanned! {Span::mixed_site()=>
         #[doc = #struct_docs]
@@ -72,6 +84,16 @@ fn client(contract: &Contract) -> TokenStream {
         impl #client {
             /// The names of the methods, in the order of the trait.
             #visibility const METHODS: &'static [&'static str] = &[#(#names),*];
+
+            /// What the methods take and answer.
+            #visibility const SCHEMA: ::rpc_core::rpc::schema::ServiceSchema =
+                ::rpc_core::rpc::schema::ServiceSchema {
+                    name: #service_name,
+                    docs: #service_docs,
+                    methods: &[#(#schema_names),*],
+                };
+
+            #(#schemas)*
 
             #[doc = #new_docs]
             #visibility fn new(remote: ::rpc_core::rpc::Remote) -> Self {
@@ -96,6 +118,7 @@ fn client_method(visibility: &syn::Visibility, method: &Method) -> TokenStream {
     let names: Vec<_> = method.arguments.iter().map(|argument| &argument.name).collect();
     let kinds = method.arguments.iter().map(|argument| &argument.kind);
     let body = body(&names);
+    let schema = schema_of(method);
     let idempotent = options.idempotent.then(|| quote!(.idempotent(true)));
     let timeout =
         options.timeout_ms.map(|timeout| quote!(.timeout(::core::time::Duration::from_millis(#timeout))));
@@ -104,9 +127,51 @@ fn client_method(visibility: &syn::Visibility, method: &Method) -> TokenStream {
         #(#conditions)*
         #(#docs)*
         #visibility fn #ident(&self, #(#names: #kinds),*) -> ::rpc_core::rpc::Call<#result, #error> {
-            self.remote.call(#name, &#body) #idempotent #timeout #lane
+            self.remote.call(#name, &#body).schema(&Self::#schema) #idempotent #timeout #lane
         }
     }
+}
+
+/// The hidden constant with what is known about a method.
+fn method_schema(contract: &Contract, method: &Method) -> TokenStream {
+    let constant = schema_of(method);
+    let conditions = method.conditions();
+    let name = full_name(contract, method);
+    let (signature, docs) = (text::signature(method), text::docs(method.docs()));
+    let MethodOptions { idempotent, version, written, .. } = &method.options;
+    let version = version.unwrap_or(0);
+    let kinds: Vec<_> = method.arguments.iter().map(|argument| &argument.kind).collect();
+    let request = body(&kinds);
+    let Method { result, error, .. } = method;
+    let travels = kinds.iter().copied().chain([result, error]).map(travels);
+    quote_spanned! {at(&method.signature.ident)=>
+        #(#conditions)*
+        #[doc(hidden)]
+        #[allow(non_upper_case_globals, reason = "named after the method")]
+        const #constant: ::rpc_core::rpc::schema::MethodSchema = {
+            #(#travels)*
+            ::rpc_core::rpc::schema::MethodSchema {
+                name: #name,
+                signature: ::rpc_core::rpc::schema::Signature::Written(#signature),
+                docs: #docs,
+                options: &[#(#written),*],
+                idempotent: #idempotent,
+                version: #version,
+                answer_traced: true,
+                trace: ::rpc_core::rpc::schema::trace::<#request, #result, #error>,
+            }
+        };
+    }
+}
+
+/// A check that stands at the user's type, so that a type that cannot travel is refused there.
+fn travels(kind: &Type) -> TokenStream {
+    quote_spanned! {kind.span()=> let _ = ::rpc_core::rpc::schema::travels::<#kind>; }
+}
+
+/// The name of [`method_schema`]'s constant.
+fn schema_of(method: &Method) -> Ident {
+    format_ident!("schema_of_{}", method.name(), span = Span::mixed_site())
 }
 
 /// The function that makes the table of an implementation.
@@ -134,20 +199,28 @@ fn services(contract: &Contract) -> TokenStream {
 
 fn entry(service: &Ident, method: &Method) -> TokenStream {
     let ident = &method.signature.ident;
-    let name = method.name();
+    let client = client_name(service);
+    let (name, schema) = (method.name(), schema_of(method));
     let conditions = method.conditions();
-    let idempotent = method.options.idempotent;
     let names: Vec<_> = method.arguments.iter().map(|argument| &argument.name).collect();
     let kinds: Vec<_> = method.arguments.iter().map(|argument| &argument.kind).collect();
     let (pattern, kind) = (body(&names), body(&kinds));
+    let call = quote_spanned!(at(ident)=> #service::#ident(&*service, ctx, #(#names),*));
+    let add = if method.is_async() {
+        quote_spanned! {at(ident)=>
+            methods.typed(#name, #client::#schema, move |ctx, #pattern: #kind| {
+                let service = ::std::sync::Arc::clone(&service);
+                async move { #call.await }
+            })
+        }
+    } else {
+        quote_spanned!(at(ident)=> methods.typed_sync(#name, #client::#schema, move |ctx, #pattern: #kind| #call))
+    };
     quote_spanned! {at(ident)=>
         #(#conditions)*
         let methods = {
             let service = ::std::sync::Arc::clone(&service);
-            methods.typed(#name, #idempotent, move |ctx, #pattern: #kind| {
-                let service = ::std::sync::Arc::clone(&service);
-                async move { #service::#ident(&*service, ctx, #(#names),*).await }
-            })
+            #add
         };
     }
 }
@@ -166,6 +239,10 @@ fn full_name(contract: &Contract, method: &Method) -> String {
         Some(service) => format!("{service}.{}", method.name()),
         None => method.name(),
     }
+}
+
+fn client_name(service: &Ident) -> Ident {
+    format_ident!("{service}Client")
 }
 
 /// Where an error in the code for `ident` is shown: at the user's token, with names of our own.

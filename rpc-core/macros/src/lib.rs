@@ -6,6 +6,7 @@
 mod contract;
 mod expand;
 mod options;
+mod text;
 
 use proc_macro::TokenStream;
 use quote::quote;
@@ -19,17 +20,21 @@ use quote::quote;
 /// - `CalcClient`, made by `CalcClient::new(remote)`, with `add(&self, a: i64, b: i64) -> Call<i64, Never>`: awaiting
 ///   the call sends it, and its options (timeout, lane, ..) are set on the call;
 /// - `calc_services(service: Arc<impl Calc>) -> Services`, for a peer's builder, for `nest` and for `merge`;
-/// - `CalcClient::METHODS`, the names of the methods in the order of the trait.
+/// - `CalcClient::METHODS`, the names of the methods in the order of the trait, and `CalcClient::SCHEMA`, what they
+///   take and answer: signatures, fingerprints, `CalcClient::SCHEMA.cddl()` for other languages.
 ///
 /// # A method
 /// is an `async fn` without body and generics that takes `&self`, `ctx: Ctx` and up to 16 arguments by value, and
-/// answers `Result<T, E>`; `E` travels typed and is `Never` for a method that cannot fail. `#[rpc(..)]` on it sets
+/// answers `Result<T, E>`; `E` travels typed and is `Never` for a method that cannot fail. All of these types are
+/// `Serialize` and `Deserialize`. A plain `fn` is a method too; it runs on the peer's own task and must neither block
+/// nor take long. `#[rpc(..)]` on a method sets
 ///
 /// | option | meaning |
 /// | --- | --- |
 /// | `idempotent` | a repeated execution changes nothing: the call is retried after an unknown outcome too |
 /// | `timeout = "300ms"` | how long a call may take unless told otherwise; a number of `ms`, `s` or `m` |
 /// | `lane = control` | before what it is sent: `control`, `normal`, `bulk` |
+/// | `version = 2` | changes the fingerprint when the meaning changes and no type does |
 ///
 /// # Names
 /// A method's name is its identifier; `#[service(name = "kv")]` puts the client and the table below `kv`, so that

@@ -3,8 +3,11 @@
 use proc_macro2::{Ident, Span};
 use syn::meta::ParseNestedMeta;
 use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, LitStr, Result, Token};
+use syn::{Attribute, Error, LitInt, LitStr, Meta, Result, Token};
+
+use crate::text;
 
 /// The arguments of `#[service(..)]`.
 #[derive(Default)]
@@ -44,6 +47,10 @@ pub(crate) struct MethodOptions {
     pub(crate) timeout_ms: Option<u64>,
     /// The variant of `Lane`; none: the default of calls.
     pub(crate) lane: Option<Ident>,
+    /// The version of the method's meaning; none: 0.
+    pub(crate) version: Option<u32>,
+    /// Each option as it was written, for the method's description.
+    pub(crate) written: Vec<String>,
 }
 
 impl MethodOptions {
@@ -52,6 +59,8 @@ impl MethodOptions {
         let mut options = Self::default();
         for attribute in attributes.extract_if(.., |attribute| attribute.path().is_ident("rpc")) {
             attribute.parse_nested_meta(|option| options.read(&option))?;
+            let written = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)?;
+            options.written.extend(written.iter().map(text::of));
         }
         Ok(options)
     }
@@ -65,10 +74,13 @@ impl MethodOptions {
         } else if option.path.is_ident("lane") {
             let lane: Ident = option.value()?.parse()?;
             self.lane.replace(variant(&lane)?).is_some()
+        } else if option.path.is_ident("version") {
+            let version: LitInt = option.value()?.parse()?;
+            self.version.replace(version.base10_parse()?).is_some()
         } else {
-            return Err(
-                option.error("a method is `idempotent`, or has a `timeout = \"..\"` or a `lane = ..`")
-            );
+            return Err(option.error(
+                "a method is `idempotent`, or has a `timeout = \"..\"`, a `lane = ..` or a `version = ..`",
+            ));
         };
         if given_before {
             return Err(Error::new(option.path.span(), "this option is given twice"));

@@ -12,6 +12,7 @@ use super::state::{Ended, State};
 use super::{HANDLERS_MAX, Inner};
 use crate::driver::DatagramSocket;
 use crate::endpoint::{CallId, ConnId, Event, Form};
+use crate::rpc::registry::{Served, Table};
 use crate::rpc::{Code, Failure, MethodId, RpcError};
 use crate::runtime::{BoxFuture, Instant, Task};
 
@@ -91,10 +92,12 @@ impl Timer {
 /// One turn of the endpoint: what arrived, what timed out, and what follows from both.
 fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
     let now = inner.runtime.now();
-    let mut turn =
-        Turn { inner, now, callers: Callers::default(), arrivals: Vec::new(), dropped: Vec::new() };
+    let methods;
+    let mut turn;
     {
         let mut state = inner.lock();
+        methods = Arc::clone(&state.methods);
+        turn = Turn::new(inner, &methods, now);
         for (from, datagram) in datagrams.drain(..) {
             state.endpoint.handle_datagram(now, from, datagram);
         }
@@ -115,6 +118,8 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
 /// What follows from the events of one turn, to be done without the lock.
 struct Turn<'a> {
     inner: &'a Arc<Inner>,
+    /// What is served in this turn.
+    methods: &'a Table,
     now: Instant,
     callers: Callers,
     /// Requests to be served.
@@ -123,7 +128,11 @@ struct Turn<'a> {
     dropped: Vec<Task<()>>,
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    fn new(inner: &'a Arc<Inner>, methods: &'a Table, now: Instant) -> Self {
+        Self { inner, methods, now, callers: Callers::default(), arrivals: Vec::new(), dropped: Vec::new() }
+    }
+
     fn handle(&mut self, state: &mut State, event: Event) {
         match event {
             Event::Request { conn, call, method, deadline, body, .. } => {
@@ -171,11 +180,11 @@ impl Turn<'_> {
         deadline: Instant,
         body: Bytes,
     ) {
-        let refusal = match self.inner.methods.get(&method) {
+        let refusal = match self.methods.get(method) {
             _ if state.serving.len() + self.arrivals.len() >= HANDLERS_MAX => {
                 RpcError::not_executed(Code::ServerBusy, format!("{HANDLERS_MAX} calls are being served"))
             }
-            Some((_, method)) => {
+            Some(Served { method, .. }) => {
                 if let Some(ctx) = self.callers.ctx(self.inner, state, conn, deadline) {
                     self.arrivals.push(Arrival { conn, call, ctx, method, body });
                 }

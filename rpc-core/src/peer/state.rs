@@ -8,16 +8,14 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::endpoint::{CallId, ConnId, Endpoint, LostReason};
-use crate::rpc::MethodId;
-use crate::rpc::registry::Method;
+use crate::rpc::registry::Table;
 use crate::runtime::Task;
-
-/// The methods of a peer by wire id, with their names.
-pub(super) type MethodTable = BTreeMap<MethodId, (Arc<str>, Method)>;
 
 /// Everything that changes while a peer runs.
 pub(super) struct State {
     pub(super) endpoint: Endpoint,
+    /// What is served; swapped as a whole.
+    pub(super) methods: Arc<Table>,
     /// The connections that we made.
     pub(super) outgoing: BTreeMap<SocketAddr, ConnId>,
     /// Callers that wait for an answer.
@@ -39,9 +37,10 @@ pub(super) enum Ended {
 }
 
 impl State {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint, methods: Table) -> Self {
         Self {
             endpoint,
+            methods: Arc::new(methods),
             outgoing: BTreeMap::new(),
             waiting: BTreeMap::new(),
             serving: BTreeMap::new(),

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec;
 use super::error::{CallError, Code, Failure, Outcome, RpcError};
 use super::path::{MethodId, Path};
+use super::schema::{self, MethodSchema};
+use super::{codec, describe};
 use crate::endpoint::Lane;
 use crate::runtime::{BoxFuture, Instant, Runtime};
 
@@ -78,6 +79,7 @@ impl Remote {
             name: self.path.name_of(method),
             body: codec::encode(request),
             options: Options::default(),
+            schema: None,
             answer: PhantomData,
         }
     }
@@ -164,11 +166,26 @@ pub struct Call<R, E> {
     name: String,
     body: Result<Bytes, codec::CodecError>,
     options: Options,
+    /// What this side was built with, where a macro wrote the call.
+    schema: Option<&'static MethodSchema>,
     answer: PhantomData<fn() -> (R, E)>,
 }
 
 impl<R, E> Call<R, E> {
     options!();
+
+    /// Says what this side was built with: a body that one of the sides cannot read is then a
+    /// [`Code::SchemaMismatch`] if the peer's method is another one. Costs nothing where all is well.
+    pub fn schema(mut self, schema: &'static MethodSchema) -> Self {
+        self.schema = Some(schema);
+        self
+    }
+
+    /// Leaves an unreadable body unexplained: for the call that asks for the explanation.
+    pub(super) fn without_schema(mut self) -> Self {
+        self.schema = None;
+        self
+    }
 }
 
 impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static> IntoFuture for Call<R, E> {
@@ -183,19 +200,29 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
                     format!("request of {} not encoded: {error}", self.name),
                 )
             })?;
-            let unread = |what: &str, error: codec::CodecError| {
-                RpcError::new(
-                    Code::Codec,
-                    Outcome::Executed,
-                    format!("{what} of {} not read: {error}", self.name),
-                )
+            let unread = match transmit(&*self.channel, self.method, &self.name, body, self.options).await {
+                Ok(body) => match codec::decode(&body) {
+                    Ok(result) => return Ok(result),
+                    Err(error) => ("result", error),
+                },
+                Err(Failure::Method(body)) => match codec::decode(&body) {
+                    Ok(error) => return Err(CallError::Method(error)),
+                    Err(error) => ("error", error),
+                },
+                Err(Failure::Rpc(error)) => {
+                    let theirs = error.schema.clone();
+                    return Err(match self.schema {
+                        Some(ours) => schema::explain(error, &self.name, ours, theirs.as_deref()).into(),
+                        None => error.into(),
+                    });
+                }
             };
-            match transmit(&*self.channel, self.method, &self.name, body, self.options).await {
-                Ok(body) => codec::decode(&body).map_err(|error| unread("result", error).into()),
-                Err(Failure::Rpc(error)) => Err(error.into()),
-                Err(Failure::Method(body)) => Err(codec::decode(&body)
-                    .map_or_else(|error| unread("error", error).into(), CallError::Method)),
-            }
+            let (what, error) = unread;
+            let message = format!("{what} of {} not read: {error}", self.name);
+            let error = RpcError::new(Code::Codec, Outcome::Executed, message);
+            let Some(ours) = self.schema else { return Err(error.into()) };
+            let theirs = describe::schema_at(&self.channel, self.method).await;
+            Err(schema::explain(error, &self.name, ours, theirs.as_ref()).into())
         })
     }
 }

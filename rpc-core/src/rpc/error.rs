@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::schema::Schema;
+
 /// What became of a call that has no result. The worst over its transmissions: *unknown* beats *not executed*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Outcome {
@@ -64,11 +66,13 @@ pub enum Code {
     Locked,
     /// An answer could not be read.
     Codec,
+    /// A body could not be read, and the two sides were built from different versions of the method.
+    SchemaMismatch,
     /// A code that this version does not know.
     Other(u16),
 }
 
-const CODES: [(Code, u16); 16] = [
+const CODES: [(Code, u16); 17] = [
     (Code::BadRequest, 1),
     (Code::MethodNotFound, 2),
     (Code::Timeout, 3),
@@ -85,6 +89,7 @@ const CODES: [(Code, u16); 16] = [
     (Code::UnknownOutcome, 14),
     (Code::Locked, 15),
     (Code::Codec, 16),
+    (Code::SchemaMismatch, 17),
 ];
 
 impl Code {
@@ -131,6 +136,7 @@ impl fmt::Display for Code {
             Self::UnknownOutcome => "UNKNOWN_OUTCOME",
             Self::Locked => "LOCKED",
             Self::Codec => "CODEC",
+            Self::SchemaMismatch => "SCHEMA_MISMATCH",
             Self::Other(number) => return write!(f, "CODE_{number}"),
         };
         f.write_str(name)
@@ -150,12 +156,14 @@ pub struct RpcError {
     pub origin: Option<Origin>,
     /// How long to wait before the next try, if the peer said so.
     pub retry_after: Option<Duration>,
+    /// The callee's method, where a body could not be read.
+    pub schema: Option<Box<Schema>>,
 }
 
 impl RpcError {
     /// An error without origin.
     pub fn new(code: Code, outcome: Outcome, message: impl Into<String>) -> Self {
-        Self { code, outcome, message: message.into(), origin: None, retry_after: None }
+        Self { code, outcome, message: message.into(), origin: None, retry_after: None, schema: None }
     }
 
     /// An error of a call that certainly did not start.

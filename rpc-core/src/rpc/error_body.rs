@@ -7,9 +7,13 @@
 //!          , 2: tstr           ; message
 //!          , ? 3: origin
 //!          , ? 4: uint         ; retry after, in microseconds
+//!          , ? 5: schema       ; of the method, where a body could not be read
 //!          , * uint => any }   ; ignored by who does not know them
 //! origin = { 0: tstr           ; address, as "192.0.2.1:7301" or "[2001:db8::1]:7301"
 //!          , 1: tstr           ; full name of the method
+//!          , * uint => any }
+//! schema = { 0: tstr           ; signature, as "(a: i64, b: i64) -> Result<i64, Never>"
+//!          , ? 1: uint         ; fingerprint
 //!          , * uint => any }
 //! ```
 
@@ -21,19 +25,27 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{Code, Origin, Outcome, RpcError};
+use super::schema::Schema;
 
 const CODE: u64 = 0;
 const OUTCOME: u64 = 1;
 const MESSAGE: u64 = 2;
 const ORIGIN: u64 = 3;
 const RETRY_AFTER: u64 = 4;
+const SCHEMA: u64 = 5;
 
 const ORIGIN_ADDRESS: u64 = 0;
 const ORIGIN_METHOD: u64 = 1;
 
+const SCHEMA_SIGNATURE: u64 = 0;
+const SCHEMA_FINGERPRINT: u64 = 1;
+
 impl Serialize for RpcError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let count = 3 + usize::from(self.origin.is_some()) + usize::from(self.retry_after.is_some());
+        let count = 3
+            + usize::from(self.origin.is_some())
+            + usize::from(self.retry_after.is_some())
+            + usize::from(self.schema.is_some());
         let mut map = serializer.serialize_map(Some(count))?;
         map.serialize_entry(&CODE, &u16::from(self.code))?;
         map.serialize_entry(&OUTCOME, &(self.outcome as u8))?;
@@ -43,6 +55,9 @@ impl Serialize for RpcError {
         }
         if let Some(pause) = self.retry_after {
             map.serialize_entry(&RETRY_AFTER, &u64::try_from(pause.as_micros()).unwrap_or(u64::MAX))?;
+        }
+        if let Some(schema) = &self.schema {
+            map.serialize_entry(&SCHEMA, &**schema)?;
         }
         map.end()
     }
@@ -73,6 +88,7 @@ impl<'de> Visitor<'de> for ErrorVisitor {
                 MESSAGE => error.message = map.next_value()?,
                 ORIGIN => error.origin = Some(map.next_value()?),
                 RETRY_AFTER => error.retry_after = Some(Duration::from_micros(map.next_value()?)),
+                SCHEMA => error.schema = Some(map.next_value()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -133,6 +149,45 @@ impl<'de> Visitor<'de> for OriginVisitor {
     }
 }
 
+impl Serialize for Schema {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1 + usize::from(self.fingerprint.is_some())))?;
+        map.serialize_entry(&SCHEMA_SIGNATURE, &self.signature)?;
+        if let Some(fingerprint) = &self.fingerprint {
+            map.serialize_entry(&SCHEMA_FINGERPRINT, fingerprint)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Schema {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(SchemaVisitor)
+    }
+}
+
+struct SchemaVisitor;
+
+impl<'de> Visitor<'de> for SchemaVisitor {
+    type Value = Schema;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the map of a method's schema")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Schema, A::Error> {
+        let mut schema = Schema { fingerprint: None, signature: String::new() };
+        while let Some(key) = map.next_key::<u64>()? {
+            match key {
+                SCHEMA_SIGNATURE => schema.signature = map.next_value()?,
+                SCHEMA_FINGERPRINT => schema.fingerprint = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(schema)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +201,7 @@ mod tests {
             message: "8 calls run".to_owned(),
             origin: Some(Origin { address, method: "calc.add".to_owned() }),
             retry_after: Some(Duration::from_millis(20)),
+            schema: Some(Box::new(Schema { fingerprint: Some(7), signature: "()".to_owned() })),
         }
     }
 
@@ -154,7 +210,7 @@ mod tests {
         let bytes = codec::encode(&error()).unwrap();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = concat!(
-            "a5",                         // map of 5
+            "a6",                         // map of 6
             "0006",                       // code: SERVER_BUSY
             "0100",                       // outcome: not executed
             "026b382063616c6c732072756e", // message
@@ -163,7 +219,10 @@ mod tests {
             "5b323030313a6462383a3a315d3a37333031", // its address
             "0168",
             "63616c632e616464", // its method
-            "04194e20"          // retry after 20,000 microseconds
+            "04194e20",         // retry after 20,000 microseconds
+            "05a2",             // the method's schema
+            "00622829",         // its signature
+            "0107"              // its fingerprint
         );
         assert_eq!(hex, expected);
         assert_eq!(codec::decode::<RpcError>(&bytes), Ok(error()));

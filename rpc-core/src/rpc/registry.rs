@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -14,6 +14,7 @@ use super::call::Remote;
 use super::codec;
 use super::error::{Code, Failure, Outcome, RpcError};
 use super::path::MethodId;
+use super::schema::{MethodSchema, Schema};
 use crate::runtime::{BoxFuture, Instant, Runtime};
 
 /// What a handler knows about the call it serves. Cheap to clone.
@@ -40,8 +41,8 @@ pub struct Services {
 /// One method: what to run for it.
 #[derive(Clone)]
 pub struct Method {
-    /// Whether a repeated execution changes nothing.
-    pub idempotent: bool,
+    /// What it takes and answers.
+    pub schema: MethodSchema,
     /// Runs the method on an encoded body.
     pub handler: Handler,
 }
@@ -55,40 +56,77 @@ impl Services {
         Self::default()
     }
 
-    /// Adds a method from a closure on typed bodies. A later method of the same name replaces an earlier one.
+    /// Adds a method from an async closure on typed bodies. A later method of the same name replaces an earlier one.
     #[must_use]
     pub fn method<Q, R, E, F, Fut>(self, name: &str, handler: F) -> Self
     where
         Q: DeserializeOwned,
         R: Serialize,
         E: Serialize,
-        F: Fn(Ctx, Q) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Ctx, Q) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
-        self.typed(name, false, handler)
+        self.typed(name, MethodSchema::of_closure::<Q, R, E>(false), handler)
     }
 
-    /// Adds a method as [`Services::method`] does, saying whether it is idempotent.
+    /// Adds a method from a plain closure. It runs on the peer's own task: it must neither block nor take long.
     #[must_use]
-    pub fn typed<Q, R, E, F, Fut>(self, name: &str, idempotent: bool, handler: F) -> Self
+    pub fn method_sync<Q, R, E, F>(self, name: &str, handler: F) -> Self
     where
         Q: DeserializeOwned,
         R: Serialize,
         E: Serialize,
-        F: Fn(Ctx, Q) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Ctx, Q) -> Result<R, E> + Send + Sync + 'static,
+    {
+        self.typed_sync(name, MethodSchema::of_closure::<Q, R, E>(false), handler)
+    }
+
+    /// Adds a method as [`Services::method`] does, with what is known about it.
+    #[must_use]
+    pub fn typed<Q, R, E, F, Fut>(self, name: &str, schema: MethodSchema, handler: F) -> Self
+    where
+        Q: DeserializeOwned,
+        R: Serialize,
+        E: Serialize,
+        F: Fn(Ctx, Q) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
+        let refusal = Refusal::new(schema);
         let handler: Handler = Arc::new(move |ctx, body: Bytes| match codec::decode(&body) {
             Ok(request) => {
                 let answer = handler(ctx, request);
                 Box::pin(async move { encode_answer(answer.await) })
             }
             Err(error) => {
-                let error = RpcError::not_executed(Code::BadRequest, format!("request body: {error}"));
-                Box::pin(async move { Err(error.into()) })
+                let refusal = refusal.of(&error);
+                Box::pin(async move { Err(refusal) })
             }
         });
-        self.raw(name, Method { idempotent, handler })
+        self.raw(name, Method { schema, handler })
+    }
+
+    /// Adds a method as [`Services::method_sync`] does, with what is known about it.
+    #[must_use]
+    pub fn typed_sync<Q, R, E, F>(self, name: &str, schema: MethodSchema, handler: F) -> Self
+    where
+        Q: DeserializeOwned,
+        R: Serialize,
+        E: Serialize,
+        F: Fn(Ctx, Q) -> Result<R, E> + Send + Sync + 'static,
+    {
+        let shared = Arc::new((handler, Refusal::new(schema)));
+        let handler: Handler = Arc::new(move |ctx, body: Bytes| {
+            let shared = Arc::clone(&shared);
+            // Inside the future, so that a panic is caught as that of an async handler is.
+            Box::pin(async move {
+                let (handler, refusal) = &*shared;
+                match codec::decode(&body) {
+                    Ok(request) => encode_answer(handler(ctx, request)),
+                    Err(error) => Err(refusal.of(&error)),
+                }
+            })
+        });
+        self.raw(name, Method { schema, handler })
     }
 
     /// Adds a method on encoded bodies.
@@ -129,22 +167,6 @@ impl Services {
             }
         }
     }
-
-    /// The table by wire id.
-    ///
-    /// # Errors
-    /// When two names share one id; one of them must be renamed.
-    pub(crate) fn table(self) -> Result<BTreeMap<MethodId, (Arc<str>, Method)>, NameCollision> {
-        let mut table: BTreeMap<MethodId, (Arc<str>, Method)> = BTreeMap::new();
-        for (name, method) in self.methods {
-            let id = MethodId::of(&name);
-            if let Some((other, _)) = table.get(&id) {
-                return Err(NameCollision { first: other.to_string(), second: name });
-            }
-            table.insert(id, (name.into(), method));
-        }
-        Ok(table)
-    }
 }
 
 impl fmt::Debug for Services {
@@ -153,7 +175,59 @@ impl fmt::Debug for Services {
     }
 }
 
-/// Two methods of one peer whose names have the same wire id.
+/// The methods of a peer by their id on the wire. Never changed, only replaced: who holds one can go on with it.
+#[derive(Default)]
+pub(crate) struct Table {
+    methods: BTreeMap<MethodId, Arc<Served>>,
+}
+
+/// A method with its full name.
+pub(crate) struct Served {
+    pub(crate) name: Arc<str>,
+    pub(crate) method: Method,
+}
+
+impl Table {
+    pub(crate) fn get(&self, id: MethodId) -> Option<&Served> {
+        self.methods.get(&id).map(|served| &**served)
+    }
+
+    /// This table and `services`.
+    ///
+    /// # Errors
+    /// When a name is taken, or has the id of another.
+    pub(crate) fn with(&self, services: &Services) -> Result<Self, NameCollision> {
+        let mut methods = self.methods.clone();
+        for (name, method) in &services.methods {
+            let id = MethodId::of(name);
+            if let Some(other) = methods.get(&id) {
+                return Err(NameCollision { first: other.name.to_string(), second: name.clone() });
+            }
+            methods.insert(id, Arc::new(Served { name: name.as_str().into(), method: method.clone() }));
+        }
+        Ok(Self { methods })
+    }
+
+    /// This table without what is mounted at `path`, and how many methods that were.
+    pub(crate) fn without(&self, path: &str) -> (Self, usize) {
+        let below =
+            |name: &str| name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let mut methods = self.methods.clone();
+        methods.retain(|_, served| !below(&served.name));
+        let removed = self.methods.len() - methods.len();
+        (Self { methods }, removed)
+    }
+
+    /// The full names and what is known about them, ascending by name.
+    pub(crate) fn catalogue(&self) -> Vec<(String, MethodSchema)> {
+        let mut methods: Vec<_> =
+            self.methods.values().map(|served| (served.name.to_string(), served.method.schema)).collect();
+        methods.sort_by(|(one, _), (other, _)| one.cmp(other));
+        methods
+    }
+}
+
+/// Two methods of one peer that a request could not tell apart: one name, or two names with one wire id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameCollision {
     first: String,
@@ -162,11 +236,33 @@ pub struct NameCollision {
 
 impl fmt::Display for NameCollision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "methods `{}` and `{}` share one wire id: rename one", self.first, self.second)
+        let Self { first, second } = self;
+        if first == second {
+            return write!(f, "a method `{first}` is served already");
+        }
+        write!(f, "methods `{first}` and `{second}` share one wire id: rename one")
     }
 }
 
 impl std::error::Error for NameCollision {}
+
+/// What a method tells a caller whose body it cannot read; computed once, because garbage is cheap to send.
+struct Refusal {
+    schema: MethodSchema,
+    summary: OnceLock<Schema>,
+}
+
+impl Refusal {
+    fn new(schema: MethodSchema) -> Self {
+        Self { schema, summary: OnceLock::new() }
+    }
+
+    fn of(&self, error: &codec::CodecError) -> Failure {
+        let mut refusal = RpcError::not_executed(Code::BadRequest, format!("request body: {error}"));
+        refusal.schema = Some(Box::new(self.summary.get_or_init(|| self.schema.summary()).clone()));
+        refusal.into()
+    }
+}
 
 /// Encodes what a handler answered. A result that cannot be encoded has been computed: the call was executed.
 fn encode_answer<R: Serialize, E: Serialize>(answer: Result<R, E>) -> Result<Bytes, Failure> {

@@ -2,4 +2,5 @@
 
 mod loopback;
 mod matrix;
+mod reflect;
 mod service;

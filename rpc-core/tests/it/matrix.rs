@@ -19,7 +19,8 @@ use rpc_core::driver::fault::LinkPolicy;
 use rpc_core::endpoint::Transmit;
 use rpc_core::peer::Peer;
 use rpc_core::rpc::registry::Method;
-use rpc_core::rpc::{Failure, Outcome, Services};
+use rpc_core::rpc::schema::MethodSchema;
+use rpc_core::rpc::{Failure, Never, Outcome, Services};
 use rpc_core::sim::{SimSocket, World};
 
 /// The largest body that fits one packet of 1,200 bytes, by the overheads of docs/PROTOCOL.md.
@@ -190,7 +191,8 @@ fn services(kinds: &[Kind], executions: &[Arc<AtomicU64>]) -> Services {
             };
             Box::pin(async move { Ok(answer) })
         };
-        let method = Method { idempotent: false, handler: Arc::new(handler) };
+        let schema = MethodSchema::of_closure::<(), (), Never>(false);
+        let method = Method { schema, handler: Arc::new(handler) };
         services = services.raw(&format!("m{index}"), method);
     }
     services

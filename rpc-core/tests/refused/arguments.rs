@@ -9,6 +9,7 @@ trait Arguments {
     async fn pattern(&self, ctx: Ctx, (a, b): (u8, u8)) -> Result<(), Never>;
     async fn nameless(&self, ctx: Ctx, _: u8) -> Result<(), Never>;
     async fn borrowed(&self, ctx: Ctx, key: &str) -> Result<(), Never>;
+    async fn borrowed_within(&self, ctx: Ctx, keys: Vec<Option<&str>>) -> Result<(), Never>;
     async fn opaque(&self, ctx: Ctx, key: impl Into<String>) -> Result<(), Never>;
     async fn seventeen(
         &self, ctx: Ctx,
