@@ -16,9 +16,11 @@ mod event;
 mod holdup;
 mod incoming;
 mod intake;
+mod mtu;
 mod outbox;
 mod outgoing;
 mod pacer;
+mod path;
 mod ranges;
 mod recovery;
 mod sent;
@@ -39,7 +41,9 @@ use self::callee::{Answer, Callee, Serving};
 use self::caller::Caller;
 use self::holdup::HoldUp;
 use self::intake::Intake;
+use self::mtu::Mtu;
 use self::outbox::{Clock, Head, Outbox};
+use self::path::NewPath;
 use self::recovery::{Fired, Recovery};
 use self::sent::{Key, SentFrame};
 use crate::runtime::Instant;
@@ -54,6 +58,7 @@ pub(crate) struct Cx<'a> {
     pub(crate) config: &'a Config,
     pub(crate) counters: &'a mut Counters,
     pub(crate) events: &'a mut VecDeque<Event>,
+    pub(crate) random: &'a mut (dyn FnMut() -> u64 + Send),
 }
 
 /// One connection.
@@ -70,7 +75,11 @@ pub(crate) struct Conn {
     /// Origin of the connection clock.
     start: Instant,
     peer: Option<Params>,
-    datagram_size: usize,
+    mtu: Mtu,
+    /// Another address of the peer, until it is validated.
+    new_path: Option<NewPath>,
+    /// The PATH_RESPONSE that is owed, and where to.
+    path_response: Option<(SocketAddr, u64)>,
     recovery: Recovery,
     received: Received,
     outbox: Outbox,
@@ -160,7 +169,9 @@ impl Conn {
             keys: Keys::Insecure,
             start: now,
             peer: None,
-            datagram_size: SETUP_DATAGRAM_SIZE,
+            mtu: Mtu::new(SETUP_DATAGRAM_SIZE),
+            new_path: None,
+            path_response: None,
             recovery: Recovery::new(now, config, SETUP_DATAGRAM_SIZE as u64),
             received: Received::default(),
             outbox: Outbox::new(SETUP_DATAGRAM_SIZE - SHORT_OVERHEAD),
@@ -340,6 +351,7 @@ impl Conn {
                 consider(self.recovery.pace_timeout());
                 consider(self.callee.accept_timeout());
                 consider(self.ping_at(config));
+                consider(self.new_path.as_ref().and_then(NewPath::timeout));
                 Some(next)
             }
         }
@@ -378,11 +390,16 @@ impl Conn {
         }
         self.received.on_timeout(now);
         let mut frames = std::mem::take(&mut self.lost);
-        let (fired, lost) = self.recovery.on_timeout(now, &mut frames);
+        let (fired, lost) = self.recovery.on_timeout(now, &mut self.mtu, &mut frames);
         cx.counters.packets_lost += lost;
         cx.counters.pto_expired += u64::from(fired == Fired::Pto);
+        self.on_mtu_changed(cx);
         self.send_again(cx, &mut frames);
         self.lost = frames;
+        if self.new_path.as_mut().is_some_and(|path| path.on_timeout(now)) {
+            self.new_path = None;
+            cx.counters.paths_failed += 1;
+        }
         if self.ping_at(cx.config).is_some_and(|at| at <= now) {
             self.ping_due = true;
             self.pinged = now;
@@ -418,9 +435,7 @@ impl Conn {
         let Some(peer) = &self.peer else { return };
         self.recovery.peer_ack_delay = peer.ack_delay_max;
         let own = cx.config.datagram_size_max.clamp(SETUP_DATAGRAM_SIZE, DATAGRAM_SIZE_CAP);
-        self.datagram_size = own.min(usize::from(peer.datagram_size_max));
-        self.recovery.set_packet_size(self.datagram_size as u64);
-        self.outbox.raise_payload_max(self.datagram_size - SHORT_OVERHEAD);
+        self.mtu = Mtu::new(own.min(usize::from(peer.datagram_size_max)));
         cx.counters.connections_established += 1;
         cx.events.push_back(Event::Connected {
             conn: self.id,
@@ -479,6 +494,32 @@ impl Conn {
         self.accepted_due.clear();
     }
 
+    /// Packets carry what the path is known to carry.
+    fn on_mtu_changed(&mut self, cx: &mut Cx<'_>) {
+        let payload_max = self.mtu.current() - SHORT_OVERHEAD;
+        let before = self.outbox.payload_max();
+        if payload_max == before {
+            return;
+        }
+        cx.counters.mtu_raised += u64::from(payload_max > before);
+        cx.counters.mtu_lowered += u64::from(payload_max < before);
+        self.recovery.set_packet_size(self.mtu.current() as u64);
+        self.outbox.set_payload_max(payload_max);
+    }
+
+    /// The peer answered from its new address: it is there.
+    fn on_path_validated(&mut self, cx: &mut Cx<'_>, path: &NewPath) {
+        self.remote = path.address;
+        cx.counters.paths_validated += 1;
+        let limit =
+            self.peer.as_ref().map_or(SETUP_DATAGRAM_SIZE, |peer| usize::from(peer.datagram_size_max));
+        self.mtu =
+            Mtu::new(limit.min(cx.config.datagram_size_max.clamp(SETUP_DATAGRAM_SIZE, DATAGRAM_SIZE_CAP)));
+        let rtt = path.asked.map(|asked| cx.now - asked);
+        self.recovery.on_new_path(cx.now, cx.config, self.mtu.current() as u64, rtt);
+        self.on_mtu_changed(cx);
+    }
+
     /// Answers a call that is in the table.
     fn answer(&mut self, call: u64, answer: Answer) {
         self.callee.answer(call, answer.clone());
@@ -520,7 +561,7 @@ impl Conn {
                     self.drain_due = true;
                     true
                 }
-                SentFrame::Ack { .. } | SentFrame::Ping => false,
+                SentFrame::Ack { .. } | SentFrame::Ping | SentFrame::MtuProbe { .. } => false,
             };
             cx.counters.frames_retransmitted += u64::from(again);
         }

@@ -24,6 +24,7 @@ pub use crate::conn::{
 };
 use crate::conn::{Conn, Cx};
 use crate::runtime::Instant;
+use crate::wire::SETUP_DATAGRAM_SIZE;
 use crate::wire::packet::{Header, HeaderError};
 
 /// Datagrams to be sent with one system call.
@@ -85,6 +86,7 @@ macro_rules! cx {
             config: &$endpoint.config,
             counters: &mut $endpoint.counters,
             events: &mut $endpoint.events,
+            random: &mut *$endpoint.random,
         }
     };
 }
@@ -134,9 +136,14 @@ impl Endpoint {
         match Header::read(&datagram) {
             Ok(Header::Short { dcid, pn_low }) => match self.conns.get_mut(&dcid) {
                 None => setup::on_unknown(self, now, from, dcid, pn_low, &datagram),
-                Some(slot) if slot.conn.remote != from => self.counters.dropped_unexpected_address += 1,
                 Some(slot) => {
-                    slot.conn.on_packet(&mut cx!(self, now), pn_low, &datagram);
+                    let before = slot.conn.remote;
+                    slot.conn.on_packet(&mut cx!(self, now), from, pn_low, &datagram);
+                    let (remote, remote_id) = (slot.conn.remote, slot.conn.remote_id);
+                    if remote != before {
+                        self.by_remote.remove(&(before, remote_id));
+                        self.by_remote.insert((remote, remote_id), dcid);
+                    }
                     self.settle(now, dcid);
                 }
             },
@@ -167,12 +174,18 @@ impl Endpoint {
             let Some(slot) = self.conns.get_mut(&id) else { continue };
             slot.ready = false;
             let mut cx = cx!(self, now);
-            let (mut count, mut first_size) = (0, 0);
+            let (mut count, mut first_size, mut destination) = (0, 0, slot.conn.remote);
             while count < segments_max.max(1) {
-                let Some(packed) = slot.conn.pack(&mut cx, count + 1 < segments_max, buf) else { break };
+                // One more of the size of the first has to fit behind this one.
+                let room = buf.len() + 2 * first_size.max(SETUP_DATAGRAM_SIZE) <= TRANSMIT_SIZE_MAX;
+                let fill = count + 1 < segments_max && room;
+                let Some(packed) = slot.conn.pack(&mut cx, fill, buf) else { break };
                 count += 1;
                 if count == 1 {
-                    first_size = buf.len();
+                    (first_size, destination) = (buf.len(), packed.destination);
+                }
+                if !room {
+                    break;
                 }
                 // What is not full can only be the last.
                 if !packed.more {
@@ -183,7 +196,6 @@ impl Endpoint {
                 // Nothing now; what happens next makes it ready again.
                 continue;
             }
-            let destination = slot.conn.remote;
             self.counters.datagrams_sent += count as u64;
             self.counters.bytes_sent += buf.len() as u64;
             self.settle(now, id);
@@ -384,6 +396,9 @@ impl fmt::Debug for Endpoint {
             .finish_non_exhaustive()
     }
 }
+
+/// Bytes of one [`Transmit`]: what UDP over IPv4 carries, and with it the most that GSO takes.
+const TRANSMIT_SIZE_MAX: usize = 65_507;
 
 #[cfg(test)]
 mod tests;

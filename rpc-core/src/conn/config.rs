@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::congestion::Algorithm;
-use crate::wire::SETUP_DATAGRAM_SIZE;
 
 /// Limits and timings. Both ends of a connection may be configured differently: what one end must know of the other
 /// travels in the setup exchange, and each sender keeps to the smaller of the two.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Largest datagram sent or accepted, in bytes of UDP payload. Default 1,200, which every path carries; values
-    /// outside 1,200..=65,000 are moved to the nearer end. Larger datagrams that arrive are still read.
+    /// Largest datagram sent or accepted, in bytes of UDP payload. Default 1,452, what Ethernet carries over IPv6;
+    /// values outside 1,200..=65,000 are moved to the nearer end. Each connection starts with 1,200, which every path
+    /// carries, and looks for the largest that its path does when there is more to send than one packet. Larger
+    /// datagrams that arrive are still read.
     pub datagram_size_max: usize,
     /// Largest body of one request or response, in bytes. Default 64 MiB. A larger one is refused locally with
     /// [`SendError::TooLarge`](super::SendError::TooLarge); a peer that sends one is disconnected.
@@ -56,7 +57,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            datagram_size_max: SETUP_DATAGRAM_SIZE,
+            datagram_size_max: 1_452,
             message_size_max: 64 << 20,
             calls_max: 1_024,
             message_window: 16 << 20,

@@ -22,6 +22,14 @@ pub struct Counters {
     pub frames_retransmitted: u64,
     /// Probe timeouts that expired.
     pub pto_expired: u64,
+    /// Times that the path was found to carry larger datagrams.
+    pub mtu_raised: u64,
+    /// Times that it was found to carry only smaller ones than before.
+    pub mtu_lowered: u64,
+    /// Addresses to which a peer was followed.
+    pub paths_validated: u64,
+    /// Addresses from which a valid packet came, but no answer.
+    pub paths_failed: u64,
     /// Setup packets sent again.
     pub setups_retransmitted: u64,
     /// Requests of our own that were started.
@@ -58,7 +66,7 @@ pub struct Counters {
     pub dropped_bad_frame: u64,
     /// Datagrams dropped: setup with a version that is not spoken here.
     pub dropped_unknown_version: u64,
-    /// Datagrams dropped: of a known connection, from another address.
+    /// Datagrams dropped: of a connection that is not open, from another address than the peer's.
     pub dropped_unexpected_address: u64,
     /// Datagrams dropped: packet number seen before, or too old to tell.
     pub dropped_duplicate: u64,

@@ -1,11 +1,13 @@
 //! Packets in: what each frame does.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::callee::{Admission, Answer, Receiving, Serving};
 use super::caller::Arriving;
+use super::path::NewPath;
 use super::{CallId, Conn, Cx, Event, Key, LostReason, Phase, SentFrame};
 use crate::runtime::Instant;
 use crate::wire::frame::{Ack, Frame, Part, PartHead, RequestHead};
@@ -59,7 +61,12 @@ impl Conn {
     }
 
     /// A data packet came.
-    pub(crate) fn on_packet(&mut self, cx: &mut Cx<'_>, pn_low: u32, datagram: &Bytes) {
+    pub(crate) fn on_packet(&mut self, cx: &mut Cx<'_>, from: SocketAddr, pn_low: u32, datagram: &Bytes) {
+        let moved = from != self.remote;
+        if moved && !self.is_established() {
+            cx.counters.dropped_unexpected_address += 1;
+            return;
+        }
         let pn = packet::expand_packet_number(self.received.largest(), pn_low);
         let Some(payload) = self.keys.open(pn, datagram, SHORT_HEADER_SIZE) else {
             cx.counters.dropped_bad_checksum += 1;
@@ -82,8 +89,12 @@ impl Conn {
             return;
         }
         self.heard = cx.now;
-        match self.on_frames(cx, &payload) {
-            Ok(ack_eliciting) => self.received.on_packet(cx.now, pn, ack_eliciting, cx.config.ack_delay_max),
+        let newest = self.received.largest().is_none_or(|largest| pn > largest);
+        match self.on_frames(cx, from, &payload) {
+            Ok(ack_eliciting) => {
+                self.received.on_packet(cx.now, pn, ack_eliciting, cx.config.ack_delay_max);
+                self.on_address(cx, from, newest, datagram.len());
+            }
             Err(Malformed(what)) => {
                 cx.counters.dropped_bad_frame += 1;
                 self.end(cx, LostReason::Violation(what), Some((close::VIOLATION, what)));
@@ -91,7 +102,23 @@ impl Conn {
         }
     }
 
-    fn on_frames(&mut self, cx: &mut Cx<'_>, payload: &Bytes) -> Result<bool, Malformed> {
+    /// A valid packet of `size` bytes came from `from`: is the peer somewhere else now?
+    fn on_address(&mut self, cx: &mut Cx<'_>, from: SocketAddr, newest: bool, size: usize) {
+        match &mut self.new_path {
+            None if from == self.remote => {}
+            // The peer is still where it was.
+            Some(_) if from == self.remote => {
+                if newest {
+                    self.new_path = None;
+                }
+            }
+            Some(path) if path.address == from => path.on_received(size),
+            _ if newest => self.new_path = Some(NewPath::new(cx.now, from, size, (cx.random)())),
+            _ => {}
+        }
+    }
+
+    fn on_frames(&mut self, cx: &mut Cx<'_>, from: SocketAddr, payload: &Bytes) -> Result<bool, Malformed> {
         let mut reader = Reader::new(payload);
         if reader.is_empty() {
             return Err(Malformed("packet without frames"));
@@ -127,6 +154,14 @@ impl Conn {
                         cx.events.push_back(Event::Draining { conn: self.id });
                     }
                 }
+                Frame::PathChallenge { data } => self.path_response = Some((from, data)),
+                Frame::PathResponse { data } => {
+                    if let Some(path) =
+                        self.new_path.take_if(|path| path.address == from && path.challenge == data)
+                    {
+                        self.on_path_validated(cx, &path);
+                    }
+                }
                 Frame::Close { code, reason } => {
                     let reason = String::from_utf8_lossy(&reason).into_owned();
                     self.end(cx, LostReason::Closed { code, reason }, None);
@@ -138,11 +173,12 @@ impl Conn {
 
     fn on_ack(&mut self, cx: &mut Cx<'_>, ack: &Ack) -> Result<(), Malformed> {
         let (mut acked, mut lost) = (std::mem::take(&mut self.acked), std::mem::take(&mut self.lost));
-        let result = self.recovery.on_ack(cx.now, ack, &mut acked, &mut lost);
+        let result = self.recovery.on_ack(cx.now, ack, &mut self.mtu, &mut acked, &mut lost);
         for frame in acked.drain(..) {
             match frame {
                 SentFrame::Ack { largest } => self.received.on_confirmed(largest),
                 SentFrame::Cancel { call } => self.outbox.on_cancel_acked(call),
+                SentFrame::MtuProbe { size } => self.mtu.on_acked(cx.now, size as usize),
                 _ => {
                     if let Some(key) = self.outbox.on_acked(frame)
                         && key.response
@@ -152,6 +188,7 @@ impl Conn {
                 }
             }
         }
+        self.on_mtu_changed(cx);
         self.send_again(cx, &mut lost);
         (self.acked, self.lost) = (acked, lost);
         cx.counters.packets_lost += result?;
@@ -169,6 +206,17 @@ impl Conn {
             return Err(Malformed("message above the announced size"));
         }
         let deadline = self.deadline(cx.now, head);
+        // It was also sent in parts, when the path shrank: here is all of it.
+        if let Some(serving @ Serving::Receiving(_)) = self.callee.get_mut(call) {
+            let next = Serving::Running { lane: head.lane };
+            let Serving::Receiving(receiving) = std::mem::replace(serving, next) else { return Ok(()) };
+            self.intake.close(receiving.message);
+            match self.refusal(cx, deadline) {
+                Some(status) => self.answer(call, Answer::bare(status, head.lane)),
+                None => self.dispatch(cx, call, head, deadline, body),
+            }
+            return Ok(());
+        }
         if self.admit(cx, call, head.lane, true)? {
             if let Some(status) = self.refusal(cx, deadline) {
                 return self.refuse(call, status, head.lane);

@@ -109,9 +109,27 @@ impl Outbox {
             || self.by_remaining.iter().any(|order| !order.is_empty())
     }
 
-    /// Packets may carry more from now on. Never less: what is small must stay so.
-    pub(super) fn raise_payload_max(&mut self, payload_max: usize) {
-        self.payload_max = self.payload_max.max(payload_max);
+    /// What a packet carries.
+    pub(super) const fn payload_max(&self) -> usize {
+        self.payload_max
+    }
+
+    /// Packets carry so much from now on. When that is less than before, a message that was small may have become
+    /// large: it goes again from its start, in parts, and whichever form arrives first is the message.
+    pub(super) fn set_payload_max(&mut self, payload_max: usize) {
+        let shrinks = payload_max < self.payload_max;
+        self.payload_max = payload_max;
+        if !shrinks {
+            return;
+        }
+        for (key, message) in &mut self.messages {
+            let small = matches!(message.progress, Progress::Small { .. });
+            if small && !is_small(*key, &message.body, payload_max) {
+                self.age_next += 1;
+                message.progress = Progress::large(self.age_next);
+                self.waiting[message.lane as usize].push_back(*key);
+            }
+        }
     }
 
     /// The peer announced its window.
@@ -121,8 +139,7 @@ impl Outbox {
 
     /// Adds a message. The name must be free.
     pub(super) fn push(&mut self, key: Key, lane: Lane, head: Head, body: Bytes) {
-        let overhead = if key.response { RESPONSE_OVERHEAD_MAX } else { REQUEST_OVERHEAD_MAX };
-        let progress = if body.len() + overhead <= self.payload_max {
+        let progress = if is_small(key, &body, self.payload_max) {
             compact(&mut self.small[lane as usize], &self.messages);
             self.small[lane as usize].push_back(key);
             Progress::Small { queued: true }
@@ -130,14 +147,7 @@ impl Outbox {
             compact(&mut self.waiting[lane as usize], &self.messages);
             self.waiting[lane as usize].push_back(key);
             self.age_next += 1;
-            Progress::Large(Box::new(Large {
-                age: self.age_next,
-                started: false,
-                next: 0,
-                resend: RangeSet::default(),
-                acked: RangeSet::default(),
-                listed: None,
-            }))
+            Progress::large(self.age_next)
         };
         self.messages.insert(key, Message { head, lane, body, sent: false, progress });
     }
@@ -395,6 +405,26 @@ impl Outbox {
         }
         large.started.then_some((message.lane, message.body.len() as u64))
     }
+}
+
+impl Progress {
+    /// A large message of which nothing was sent.
+    fn large(age: u64) -> Self {
+        Self::Large(Box::new(Large {
+            age,
+            started: false,
+            next: 0,
+            resend: RangeSet::default(),
+            acked: RangeSet::default(),
+            listed: None,
+        }))
+    }
+}
+
+/// Whether the frame of a message fits one packet.
+fn is_small(key: Key, body: &[u8], payload_max: usize) -> bool {
+    let overhead = if key.response { RESPONSE_OVERHEAD_MAX } else { REQUEST_OVERHEAD_MAX };
+    body.len() + overhead <= payload_max
 }
 
 /// Forgets names of messages that are gone when they are most of a queue that cannot be sent.

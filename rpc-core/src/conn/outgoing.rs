@@ -1,6 +1,8 @@
 //! Packets out: which frames go into the next one.
 
 use super::{CLOSE_REPEATS_MAX, Conn, Cx, Key, Phase, SentFrame};
+use std::net::SocketAddr;
+
 use crate::runtime::Instant;
 use crate::wire::frame::{self, NUMBERS_SIZE_MAX};
 use crate::wire::packet::{ACK_ELICITING_SIZE_MIN, Header, SHORT_HEADER_SIZE};
@@ -12,6 +14,8 @@ use crate::wire::status;
 pub(crate) struct Packed {
     /// It is full, and there is more to send.
     pub(crate) more: bool,
+    /// Where to.
+    pub(crate) destination: SocketAddr,
 }
 
 impl Conn {
@@ -25,7 +29,7 @@ impl Conn {
                 }
                 *sent += 1;
                 buf.extend_from_slice(setup);
-                Some(Packed { more: false })
+                Some(Packed { more: false, destination: self.remote })
             }
             Phase::Accepting { setup, due, .. } => {
                 // At most three times what came from an address that may be forged (RFC 9000 section 8.1).
@@ -36,9 +40,12 @@ impl Conn {
                 *due = false;
                 self.sent_unvalidated = sent;
                 buf.extend_from_slice(setup);
-                Some(Packed { more: false })
+                Some(Packed { more: false, destination: self.remote })
             }
-            Phase::Open => self.pack_open(cx.now, fill, buf),
+            Phase::Open => {
+                let alone = if buf.is_empty() { self.pack_alone(cx.now, buf) } else { None };
+                alone.or_else(|| self.pack_open(cx.now, fill, buf))
+            }
             Phase::Closing { code, reason, due, repeats, .. } => {
                 if !*due || *repeats > CLOSE_REPEATS_MAX {
                     return None;
@@ -51,7 +58,7 @@ impl Conn {
                 frame::put_close(buf, *code, reason.as_bytes());
                 self.finish(start, buf);
                 self.recovery.on_sent_untracked();
-                Some(Packed { more: false })
+                Some(Packed { more: false, destination: self.remote })
             }
             Phase::Ended { .. } | Phase::Gone => None,
         }
@@ -59,7 +66,7 @@ impl Conn {
 
     fn pack_open(&mut self, now: Instant, fill: bool, buf: &mut Vec<u8>) -> Option<Packed> {
         let start = buf.len();
-        let end = start + self.datagram_size - TAG_SIZE;
+        let end = start + self.mtu.current() - TAG_SIZE;
         Header::Short { dcid: self.remote_id, pn_low: self.recovery.pn_next() as u32 }.put(buf);
         let mut frames = self.recovery.frames();
         if self.received.is_owed() {
@@ -68,9 +75,11 @@ impl Conn {
         }
         let before = frames.len();
         let mut more = false;
-        if self.wants_to_send() && self.recovery.may_send(now, self.datagram_size as u64) {
+        if self.wants_to_send() && self.recovery.may_send(now, self.mtu.current() as u64) {
             more = self.put_frames(now, end, buf, &mut frames);
-            if !more {
+            if more {
+                self.mtu.on_full_packet();
+            } else {
                 self.recovery.on_application_limited();
             }
             let confirm = self.received.is_due() && self.received.wants_confirmation();
@@ -100,7 +109,49 @@ impl Conn {
             self.recovery.on_sent_untracked();
             self.recovery.recycle(frames);
         }
-        Some(Packed { more })
+        Some(Packed { more, destination: self.remote })
+    }
+
+    /// Appends a datagram that shares a system call with no other: to another address, or of another size.
+    fn pack_alone(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Packed> {
+        if let Some((destination, data)) = self.path_response.take() {
+            return Some(self.pack_path(destination, buf, |buf| frame::put_path_response(buf, data)));
+        }
+        let wait = self.recovery.pto();
+        if let Some(mut path) = self.new_path.take_if(|path| path.may_send(PATH_PACKET_SIZE)) {
+            let packed =
+                self.pack_path(path.address, buf, |buf| frame::put_path_challenge(buf, path.challenge));
+            path.on_sent(now, buf.len(), wait);
+            self.new_path = Some(path);
+            return Some(packed);
+        }
+        let size = self.mtu.probe(now)?;
+        if self.recovery.probing() || !self.recovery.may_send(now, size as u64) {
+            return None;
+        }
+        Header::Short { dcid: self.remote_id, pn_low: self.recovery.pn_next() as u32 }.put(buf);
+        frame::put_ping(buf);
+        buf.resize(size - TAG_SIZE, 0);
+        self.keys.seal(self.recovery.pn_next(), buf, 0);
+        let mut frames = self.recovery.frames();
+        frames.push(SentFrame::MtuProbe { size: size as u32 });
+        self.recovery.on_sent(now, size as u64, frames);
+        self.mtu.on_sent();
+        Some(Packed { more: false, destination: self.remote })
+    }
+
+    /// A packet with one frame about paths. It is not watched: what it asks or answers has a timer of its own.
+    fn pack_path(
+        &mut self,
+        destination: SocketAddr,
+        buf: &mut Vec<u8>,
+        put: impl FnOnce(&mut Vec<u8>),
+    ) -> Packed {
+        Header::Short { dcid: self.remote_id, pn_low: self.recovery.pn_next() as u32 }.put(buf);
+        put(buf);
+        self.finish(0, buf);
+        self.recovery.on_sent_untracked();
+        Packed { more: false, destination }
     }
 
     /// Whether there is anything that wants an acknowledgement.
@@ -177,3 +228,10 @@ impl Conn {
         self.outbox.on_lost(SentFrame::Message(key))
     }
 }
+
+/// Most bytes of a packet with one frame about paths.
+const PATH_PACKET_SIZE: usize = if SHORT_HEADER_SIZE + 9 + TAG_SIZE > ACK_ELICITING_SIZE_MIN {
+    SHORT_HEADER_SIZE + 9 + TAG_SIZE
+} else {
+    ACK_ELICITING_SIZE_MIN
+};

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::congestion::{Acked, Controller, Lost, RateSample};
+use super::mtu::Mtu;
 use super::pacer::Pacer;
 use super::sent::SentFrame;
 use crate::runtime::Instant;
-use crate::wire::Malformed;
 use crate::wire::frame::Ack;
+use crate::wire::{Malformed, SETUP_DATAGRAM_SIZE};
 
 /// Measured round trip time, RFC 9002 section 5.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,8 @@ pub(super) struct Recovery {
     pub(super) peer_ack_delay: Duration,
     pub(super) rtt: Rtt,
     congestion: Box<dyn Controller>,
+    /// Packets below it went another way.
+    path_start: u64,
     pacer: Pacer,
     delivery: Delivery,
     /// Empty vectors, to be filled again.
@@ -145,6 +148,7 @@ impl Recovery {
             peer_ack_delay: config.ack_delay_max,
             rtt: Rtt::new(config.initial_rtt),
             congestion: config.congestion.start(packet_size),
+            path_start: 0,
             pacer: Pacer::default(),
             delivery: Delivery::new(now),
             spare: Vec::new(),
@@ -188,6 +192,26 @@ impl Recovery {
     /// There is nothing more to send, though more might go: what is measured now says little about the path.
     pub(super) fn on_application_limited(&mut self) {
         self.delivery.application_limited = self.delivery.bytes + self.bytes_in_flight.max(1);
+    }
+
+    /// The peer is at another address from now on: nothing is known about the way there, except what one round trip
+    /// took if it was measured.
+    pub(super) fn on_new_path(
+        &mut self,
+        now: Instant,
+        config: &Config,
+        packet_size: u64,
+        rtt: Option<Duration>,
+    ) {
+        self.rtt = Rtt::new(config.initial_rtt);
+        if let Some(rtt) = rtt {
+            self.rtt.update(rtt, Duration::ZERO);
+        }
+        self.congestion = config.congestion.start(packet_size);
+        self.pacer = Pacer::default();
+        self.path_start = self.pn_next;
+        self.delivery = Delivery { bytes: self.delivery.bytes, ..Delivery::new(now) };
+        self.pto_count = 0;
     }
 
     /// When something may be sent that has to wait for its turn.
@@ -248,6 +272,7 @@ impl Recovery {
         &mut self,
         now: Instant,
         ack: &Ack,
+        mtu: &mut Mtu,
         acked: &mut Vec<SentFrame>,
         lost: &mut Vec<SentFrame>,
     ) -> Result<u64, Malformed> {
@@ -255,7 +280,7 @@ impl Recovery {
             return Err(Malformed("acknowledgement of a packet that was never sent"));
         }
         let limited = self.bytes_in_flight * 2 >= self.congestion.window();
-        let mut newest: Option<(Instant, Delivery)> = None;
+        let (mut newly_acked, mut newest) = (false, None::<(Instant, Delivery)>);
         let before = self.delivery.bytes;
         for (start, end) in ack.ranges() {
             let mut index = self.sent.partition_point(|packet| packet.pn < start);
@@ -270,35 +295,44 @@ impl Recovery {
                 self.bytes_in_flight -= size;
                 self.packets_in_flight -= 1;
                 self.delivery.bytes += size;
-                if packet.pn == ack.largest {
+                let (pn, same_path) = (packet.pn, packet.pn >= self.path_start);
+                if !matches!(frames.first(), Some(SentFrame::MtuProbe { .. })) {
+                    mtu.on_packet_acked(size);
+                }
+                if pn == ack.largest && same_path {
                     let delay = Duration::from_micros(ack.delay_us).min(self.peer_ack_delay);
                     self.rtt.update(now - time, delay);
                 }
-                if newest.is_none_or(|(newest, _)| newest <= time) {
+                newly_acked = true;
+                if same_path && newest.is_none_or(|(newest, _)| newest <= time) {
                     newest = Some((time, delivery));
                 }
                 acked.extend_from_slice(&frames);
                 self.recycle(frames);
             }
         }
-        let Some((newest_sent, delivery)) = newest else { return Ok(0) };
+        if !newly_acked {
+            return Ok(0);
+        }
         self.delivery.time = now;
-        self.delivery.first_sent = newest_sent;
-        self.congestion.on_ack(&Acked {
-            now,
-            bytes: self.delivery.bytes - before,
-            newest_sent,
-            in_flight: self.bytes_in_flight,
-            limited,
-            rtt: self.rtt.smoothed,
-            rtt_latest: now - newest_sent,
-            delivered: self.delivery.bytes,
-            sample: delivery.sample(newest_sent, &self.delivery),
-        });
+        if let Some((newest_sent, delivery)) = newest {
+            self.delivery.first_sent = newest_sent;
+            self.congestion.on_ack(&Acked {
+                now,
+                bytes: self.delivery.bytes - before,
+                newest_sent,
+                in_flight: self.bytes_in_flight,
+                limited,
+                rtt: self.rtt.smoothed,
+                rtt_latest: now - newest_sent,
+                delivered: self.delivery.bytes,
+                sample: delivery.sample(newest_sent, &self.delivery),
+            });
+        }
         self.largest_acked = self.largest_acked.max(Some(ack.largest));
         self.pto_count = 0;
         self.probes = 0;
-        let count = self.detect_lost(now, lost);
+        let count = self.detect_lost(now, mtu, lost);
         self.trim();
         Ok(count)
     }
@@ -312,13 +346,18 @@ impl Recovery {
     }
 
     /// Does what is due: declares packets lost, or asks for two probes that carry the oldest frames again.
-    pub(super) fn on_timeout(&mut self, now: Instant, frames: &mut Vec<SentFrame>) -> (Fired, u64) {
+    pub(super) fn on_timeout(
+        &mut self,
+        now: Instant,
+        mtu: &mut Mtu,
+        frames: &mut Vec<SentFrame>,
+    ) -> (Fired, u64) {
         self.pacer.on_timeout(now);
         if self.timeout().is_none_or(|timeout| timeout > now) {
             return (Fired::Nothing, 0);
         }
         if self.loss_at.is_some() {
-            let count = self.detect_lost(now, frames);
+            let count = self.detect_lost(now, mtu, frames);
             self.trim();
             return (Fired::Loss, count);
         }
@@ -330,6 +369,9 @@ impl Recovery {
         for packet in self.sent.iter().filter(|packet| packet.live).take(PROBES as usize) {
             frames.extend_from_slice(&packet.frames);
         }
+        if self.sent.iter().any(|packet| packet.live && packet.size > SETUP_DATAGRAM_SIZE as u64) {
+            mtu.on_pto(self.pto_count);
+        }
         (Fired::Pto, 0)
     }
 
@@ -340,7 +382,7 @@ impl Recovery {
     }
 
     /// RFC 9002 section 6.1: three packets later, or 9/8 of a round trip.
-    fn detect_lost(&mut self, now: Instant, lost: &mut Vec<SentFrame>) -> u64 {
+    fn detect_lost(&mut self, now: Instant, mtu: &mut Mtu, lost: &mut Vec<SentFrame>) -> u64 {
         self.loss_at = None;
         let Some(largest) = self.largest_acked else { return 0 };
         let delay = self.rtt.loss_delay();
@@ -359,8 +401,14 @@ impl Recovery {
             }
             packet.live = false;
             count += 1;
-            bytes += packet.size;
-            latest = Some(packet.time);
+            // The loss of a probe says something about its size only, one of another path nothing about this one.
+            if let Some(SentFrame::MtuProbe { size }) = packet.frames.first() {
+                mtu.on_lost(now, *size as usize);
+            } else if packet.pn >= self.path_start {
+                bytes += packet.size;
+                latest = Some(packet.time);
+                mtu.on_packet_lost(packet.size);
+            }
             self.bytes_in_flight -= packet.size;
             self.packets_in_flight -= 1;
             let frames = std::mem::take(&mut packet.frames);

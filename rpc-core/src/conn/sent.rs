@@ -10,13 +10,29 @@ pub(super) struct Key {
 /// A frame that was sent, as much of it as is needed to send it again or to know that it arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SentFrame {
-    Ack { largest: u64 },
+    Ack {
+        largest: u64,
+    },
     Ping,
     Message(Key),
-    Part { key: Key, offset: u64, size: u32 },
-    Cancel { call: u64 },
-    Seen { floor: u64 },
-    Accepted { call: u64 },
+    Part {
+        key: Key,
+        offset: u64,
+        size: u32,
+    },
+    Cancel {
+        call: u64,
+    },
+    Seen {
+        floor: u64,
+    },
+    Accepted {
+        call: u64,
+    },
     MaxData,
+    /// A packet that is nothing but a datagram of this size.
+    MtuProbe {
+        size: u32,
+    },
     Drain,
 }

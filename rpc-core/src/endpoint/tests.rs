@@ -4,6 +4,7 @@ mod hostile;
 mod loss;
 mod outcomes;
 mod pair;
+mod paths;
 
 use std::time::Duration;
 
@@ -105,7 +106,7 @@ fn larger_datagrams_are_used_when_both_sides_allow_them() {
     let (client, _) = pair.connected();
     pair.call(Client, client, pattern(100_000));
     pair.settle();
-    assert_eq!(pair.sent.iter().map(|flight| flight.datagram.len()).max(), Some(1_200));
+    assert_eq!(pair.sent.iter().map(|flight| flight.datagram.len()).max(), Some(1_452));
 }
 
 #[test]

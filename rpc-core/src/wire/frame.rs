@@ -14,8 +14,10 @@
 //! 12 MAX_DATA   | bytes v                               the window for large messages, see below
 //! 15 DRAIN      | last_call v | after_ms v              calls above last_call are not taken
 //! 16 CLOSE      | code v | len v | reason               the connection is gone
+//! 17 PATH_CHALLENGE | data u64                           are you at the address that this packet is sent to?
+//! 18 PATH_RESPONSE  | data u64                           the same eight bytes, to where the challenge came from
 //! ```
-//! Ids 3, 7, 11, 13, 14, 17, 18, 19 are reserved. An unknown id below 64 closes the connection; one from 64 on is
+//! Ids 3, 7, 11, 13, 14, 19 are reserved. An unknown id below 64 closes the connection; one from 64 on is
 //! followed by `len v` and is skipped (room for extensions, which must not matter to who does not know them).
 //!
 //! Flags of REQ, RESP and PART: bits 0-1 the lane (0 control, 1 normal, 2 bulk), bit 2 idempotent, bit 3 the part is of
@@ -54,6 +56,8 @@ const ACCEPTED: u64 = 10;
 const MAX_DATA: u64 = 12;
 const DRAIN: u64 = 15;
 const CLOSE: u64 = 16;
+const PATH_CHALLENGE: u64 = 17;
+const PATH_RESPONSE: u64 = 18;
 const EXTENSION_MIN: u64 = 64;
 
 const FLAG_LANE: u8 = 0b0000_0011;
@@ -110,6 +114,8 @@ pub(crate) enum Frame {
     MaxData { bytes: u64 },
     Drain { last_call: u64, after_ms: u64 },
     Close { code: u64, reason: Bytes },
+    PathChallenge { data: u64 },
+    PathResponse { data: u64 },
     Extension,
 }
 
@@ -152,6 +158,8 @@ impl Frame {
                 let reason = reader.bytes(size)?;
                 Self::Close { code, reason: reason.slice(..reason.len().min(REASON_SIZE_MAX)) }
             }
+            PATH_CHALLENGE => Self::PathChallenge { data: reader.u64()? },
+            PATH_RESPONSE => Self::PathResponse { data: reader.u64()? },
             EXTENSION_MIN.. => {
                 let size = reader.varint()?;
                 reader.bytes(size)?;
@@ -350,6 +358,18 @@ pub(crate) fn put_max_data(buf: &mut Vec<u8>, bytes: u64) {
 /// Appends DRAIN.
 pub(crate) fn put_drain(buf: &mut Vec<u8>, last_call: u64, after_ms: u64) {
     put_numbers(buf, &[DRAIN, last_call, after_ms]);
+}
+
+/// Appends PATH_CHALLENGE.
+pub(crate) fn put_path_challenge(buf: &mut Vec<u8>, data: u64) {
+    varint::put(buf, PATH_CHALLENGE);
+    buf.extend_from_slice(&data.to_be_bytes());
+}
+
+/// Appends PATH_RESPONSE.
+pub(crate) fn put_path_response(buf: &mut Vec<u8>, data: u64) {
+    varint::put(buf, PATH_RESPONSE);
+    buf.extend_from_slice(&data.to_be_bytes());
 }
 
 /// Appends CLOSE; a long reason is cut.

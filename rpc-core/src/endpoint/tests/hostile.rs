@@ -1,6 +1,5 @@
 //! Stories of datagrams that nobody of ours sent. Nothing here may panic, and nothing may be ignored uncounted.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -206,20 +205,6 @@ fn connections_above_the_limit_are_not_accepted() {
     assert_eq!(pair.lost(Client, second).unwrap().0, LostReason::SetupTimeout);
     assert!(pair.lost(Client, first).is_none());
     assert!(pair.at(Server).counters().dropped_connections_max > 3);
-}
-
-#[test]
-fn packets_from_another_address_are_dropped() {
-    let mut pair = Pair::new();
-    let (client, server) = pair.connected();
-    let call = pair.call(Client, client, Bytes::new());
-    let now = pair.now;
-    let mut buf = Vec::new();
-    pair.at(Client).poll_transmit(now, 1, &mut buf).unwrap();
-    let elsewhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 999));
-    pair.at(Server).handle_datagram(now, elsewhere, buf.into());
-    assert_eq!(pair.at(Server).counters().dropped_unexpected_address, 1);
-    assert!(!pair.executed.contains_key(&(Server, server, call)));
 }
 
 #[test]

@@ -41,11 +41,20 @@ pub(super) struct Link {
     pub(super) reorder: u64,
     pub(super) duplicate: u64,
     pub(super) corrupt: u64,
+    /// Larger datagrams vanish.
+    pub(super) mtu: usize,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { latency: Duration::from_millis(1), loss: 0, reorder: 0, duplicate: 0, corrupt: 0 }
+        Self {
+            latency: Duration::from_millis(1),
+            loss: 0,
+            reorder: 0,
+            duplicate: 0,
+            corrupt: 0,
+            mtu: usize::MAX,
+        }
     }
 }
 
@@ -74,6 +83,7 @@ impl Side {
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
     pub(super) to: Side,
+    from: SocketAddr,
     pub(super) datagram: Bytes,
 }
 
@@ -83,6 +93,9 @@ pub(super) struct Pair {
     pub(super) random: Random,
     endpoints: [Endpoint; 2],
     configs: [Config; 2],
+    addresses: [SocketAddr; 2],
+    /// What went to addresses at which nobody is: where to, and how many bytes.
+    pub(super) strays: Vec<(SocketAddr, usize)>,
     flights: BTreeMap<(Instant, u64), Flight>,
     flight_next: u64,
     /// Everything that was sent, before the network touched it.
@@ -109,6 +122,8 @@ impl Pair {
             random: Random(seed),
             endpoints: [endpoint(Client, &client, seed), endpoint(Server, &server, seed)],
             configs: [client, server],
+            addresses: [Client.address(), Server.address()],
+            strays: Vec::new(),
             flights: BTreeMap::new(),
             flight_next: 0,
             sent: Vec::new(),
@@ -200,6 +215,11 @@ impl Pair {
         self.endpoints[side as usize] = endpoint(side, &self.configs[side as usize], seed);
     }
 
+    /// The client is seen at another address from now on, and does not notice.
+    pub(super) fn move_client(&mut self, address: SocketAddr) {
+        self.addresses[Client as usize] = address;
+    }
+
     /// Nothing that was sent arrives.
     pub(super) fn drop_flights(&mut self) {
         self.flights.clear();
@@ -218,8 +238,11 @@ impl Pair {
                 let datagrams: Vec<_> = buf.chunks(size).map(Bytes::copy_from_slice).collect();
                 assert!(datagrams.len() <= segments_max);
                 for datagram in datagrams {
-                    assert_eq!(transmit.destination, side.other().address());
-                    self.send(side, datagram);
+                    if transmit.destination == self.addresses[side.other() as usize] {
+                        self.send(side, datagram);
+                    } else {
+                        self.strays.push((transmit.destination, datagram.len()));
+                    }
                 }
             }
         }
@@ -248,9 +271,10 @@ impl Pair {
                 "packet number {pn_low} was used twice"
             );
         }
-        self.sent.push(Flight { to: from.other(), datagram: datagram.clone() });
+        let (to, address) = (from.other(), self.addresses[from as usize]);
+        self.sent.push(Flight { to, from: address, datagram: datagram.clone() });
         let link = self.link;
-        if self.random.percent(link.loss) {
+        if self.random.percent(link.loss) || datagram.len() > link.mtu {
             return;
         }
         let copies = if self.random.percent(link.duplicate) { 2 } else { 1 };
@@ -263,7 +287,7 @@ impl Pair {
             let extra = if self.random.percent(link.reorder) { self.random.below(30) as u32 } else { 0 };
             let at = self.now + link.latency + link.latency * extra / 10;
             self.flight_next += 1;
-            let flight = Flight { to: from.other(), datagram: datagram.into() };
+            let flight = Flight { to, from: address, datagram: datagram.into() };
             self.flights.insert((at, self.flight_next), flight);
         }
     }
@@ -278,7 +302,7 @@ impl Pair {
         let now = self.now;
         while let Some(entry) = self.flights.first_entry().filter(|entry| entry.key().0 <= now) {
             let flight = entry.remove();
-            self.at(flight.to).handle_datagram(now, flight.to.other().address(), flight.datagram);
+            self.at(flight.to).handle_datagram(now, flight.from, flight.datagram);
         }
         for side in [Client, Server] {
             if self.at(side).poll_timeout().is_some_and(|at| at <= now) {
