@@ -13,6 +13,6 @@ pub mod registry;
 pub mod schema;
 
 pub use call::{Call, Remote};
-pub use error::{CallError, Code, Failure, Never, Outcome, RpcError};
+pub use error::{CallError, Code, Failure, MethodError, Never, Outcome, RpcError};
 pub use path::{MethodId, Path};
 pub use registry::{Ctx, Services};

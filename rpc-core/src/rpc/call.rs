@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{CallError, Code, Failure, Outcome, RpcError};
+use super::error::{CallError, Code, Failure, MethodError, Outcome, RpcError};
 use super::path::{MethodId, Path};
 use super::schema::{self, MethodSchema};
 use super::{codec, describe};
@@ -82,6 +82,19 @@ impl Remote {
             schema: None,
             answer: PhantomData,
         }
+    }
+
+    /// Builds a call without types, as a script makes it; awaiting it sends it.
+    ///
+    /// ```no_run
+    /// # async fn script(remote: rpc_core::rpc::Remote) -> Result<(), Box<dyn std::error::Error>> {
+    /// let sum = remote.call_value("calc.add", &vec![2.into(), 3.into()].into()).await?;
+    /// assert_eq!(sum, 5.into());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call_value(&self, method: &str, request: &codec::Value) -> Call<codec::Value, MethodError> {
+        self.call(method, request)
     }
 
     /// Builds a call on encoded bodies; awaiting it sends it.

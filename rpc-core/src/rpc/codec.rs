@@ -9,7 +9,9 @@
 //! Byte strings must be `bytes::Bytes` or marked with `serde_bytes`: a bare `Vec<u8>` becomes an array of numbers,
 //! which is nearly twice as long and hundreds of times slower to read.
 
+mod diagnostic;
 mod float;
+mod notation;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -18,9 +20,12 @@ mod write;
 use std::fmt;
 
 use bytes::Bytes;
+pub use ciborium::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::diagnostic::{Diagnostic, SHOWN_MAX, diagnostic};
+pub use self::notation::{NotationError, from_diagnostic};
 use self::read::Reader;
 use self::write::Writer;
 
