@@ -47,12 +47,21 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
 /// # Errors
 /// When the bytes are not one item of type `T`, or nested deeper than [`DEPTH_MAX`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let mut reader = Reader { rest: bytes, depth: DEPTH_MAX };
-    let value = T::deserialize(&mut reader)?;
-    if !reader.rest.is_empty() {
-        return Err(CodecError(format!("{} bytes after the body", reader.rest.len())));
+    let (value, size) = decode_first(bytes)?;
+    if size < bytes.len() {
+        return Err(CodecError(format!("{} bytes after the body", bytes.len() - size)));
     }
     Ok(value)
+}
+
+/// Decodes the first item of a CBOR sequence (RFC 8742), and gives its size.
+///
+/// # Errors
+/// As [`decode`], but for what follows the item.
+pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    let mut reader = Reader { rest: bytes, depth: DEPTH_MAX };
+    let value = T::deserialize(&mut reader)?;
+    Ok((value, bytes.len() - reader.rest.len()))
 }
 
 /// Why a body could not be encoded or decoded.
