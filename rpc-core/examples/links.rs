@@ -6,7 +6,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rpc_core::conn::congestion::Algorithm;
@@ -21,6 +21,8 @@ use serde_bytes::ByteBuf;
 /// 200 Mbit/s.
 const RATE: u64 = 25_000_000;
 const BULK: usize = 16 << 20;
+/// One call of a transfer that shares its link.
+const PIECE: usize = 1 << 20;
 const SERVER: u64 = 1;
 
 #[derive(Clone, Copy)]
@@ -46,7 +48,9 @@ fn main() {
         std::env::args().skip(1).any(|argument| argument == "quick" || argument.starts_with("--test"));
     let (losses, rtts, queues): (&[u32], &[u64], &[u64]) =
         if quick { (&[1], &[20_000], &[50]) } else { (&[0, 1, 5], &[100, 20_000, 100_000], &[50, 10]) };
-    for algorithm in [Algorithm::Cubic, Algorithm::Bbr] {
+    let only_bbr = std::env::args().any(|argument| argument == "bbr");
+    let all = [Algorithm::Bbr, Algorithm::Cubic];
+    for algorithm in all.into_iter().take(if only_bbr { 1 } else { 2 }) {
         println!("\n{algorithm:?}: 200 Mbit/s = {:.1} MiB/s\n", mib(RATE as f64));
         println!(
             "| queue | round trip | loss | 16 MiB, MiB/s | 64 B alone, p50 / p99 ms | beside the 16 MiB, p50 / p99 ms |"
@@ -67,16 +71,15 @@ fn main() {
                 }
             }
         }
-        let shares = share(algorithm, Duration::from_millis(20), Duration::from_millis(50));
-        println!(
-            "\nTwo transfers on one link (20 ms, queue 50 ms): {:.1} and {:.1} MiB/s",
-            shares[0], shares[1]
-        );
-        let shares = share(algorithm, Duration::from_millis(20), Duration::from_millis(10));
-        println!(
-            "Two transfers on one link (20 ms, queue 10 ms): {:.1} and {:.1} MiB/s",
-            shares[0], shares[1]
-        );
+        println!("\nTwo transfers that share the link, MiB/s each:\n");
+        println!("| queue | round trip | first | second, a second later |\n| --- | --- | --- | --- |");
+        for &queue_ms in queues {
+            for &rtt_us in rtts {
+                let [first, second] =
+                    share(algorithm, Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));
+                println!("| {queue_ms} ms | {} ms | {first:.1} | {second:.1} |", rtt_us as f64 / 1_000.0);
+            }
+        }
     }
 }
 
@@ -114,34 +117,35 @@ fn measure(algorithm: Algorithm, link: Link) -> Figures {
     })
 }
 
-/// MiB/s of two transfers of two peers that begin half a second apart and share one link, while both last.
+/// MiB/s of two transfers that share one link, the second of which begins a second later: over the ten seconds from
+/// one second after that on.
 fn share(algorithm: Algorithm, rtt: Duration, queue: Duration) -> [f64; 2] {
     let world = world(Link { loss_percent: 0, rtt, queue });
     let clients = [2, 3].map(|port| start(&world, 2, address(port), algorithm));
     let server = start(&world, SERVER, address(SERVER), algorithm);
     let (clock, to) = (world.observer(), server.local_addr());
     world.run(async move {
-        let ends =
-            [Duration::ZERO, Duration::from_millis(500)].into_iter().zip(&clients).map(|(wait, client)| {
-                let (clock, remote) = (clock.clone(), client.remote(to));
-                let runtime = clock.clone();
-                runtime.spawn("transfer", async move {
-                    clock.sleep(wait).await;
-                    let (end, mut sent) = (clock.now() + Duration::from_secs(10) - wait, 0);
-                    while clock.now() < end {
-                        bulk(&clock, &remote, 1 << 20).await;
-                        sent += 1 << 20;
+        let received = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+        for (index, client) in clients.iter().enumerate() {
+            // Four at once, so that there is always something to send.
+            for _ in 0..4 {
+                let (time, remote) = (clock.clone(), client.remote(to));
+                let received = Arc::clone(&received[index]);
+                drop(clock.spawn("transfer", async move {
+                    time.sleep(Duration::from_secs(index as u64)).await;
+                    loop {
+                        bulk(&time, &remote, PIECE).await;
+                        received.fetch_add(PIECE as u64, Ordering::Relaxed);
                     }
-                    mib(f64::from(sent) / 10.0)
-                })
-            });
-        let ends: Vec<_> = ends.collect();
-        let mut shares = [0.0; 2];
-        for (share, end) in shares.iter_mut().zip(ends) {
-            *share = end.await.unwrap_or_default();
+                }));
+            }
         }
-        drop((clients, server));
-        shares
+        let total = || received.each_ref().map(|received| received.load(Ordering::Relaxed) as f64);
+        clock.sleep(Duration::from_secs(2)).await;
+        let before = total();
+        clock.sleep(Duration::from_secs(10)).await;
+        let after = total();
+        [0, 1].map(|index| mib((after[index] - before[index]) / 10.0))
     })
 }
 

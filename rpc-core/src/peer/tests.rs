@@ -1,3 +1,5 @@
+mod links;
+
 use std::future::IntoFuture;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,20 +5,21 @@
 //!
 //! | phase | rate | window | until |
 //! | --- | --- | --- | --- |
-//! | startup | 2.77 bw | 2.77 bdp, never shrinks | the bandwidth grew by less than 1/4 in three round trips, or a full queue loses |
+//! | startup | 2.77 bw | 2.77 bdp | the bandwidth grew by less than 1/4 in three round trips, or a full queue loses |
 //! | drain | 0.36 bw | 2.77 bdp | no more than one bdp is on the way |
 //! | cycle: up | 1.25 bw | 2 bdp + slack | one shortest round trip, and 1.25 bdp on the way or a full queue loses |
 //! | cycle: down | 0.75 bw | 2 bdp + slack | one shortest round trip, or one bdp on the way |
 //! | cycle: cruise | 1.00 bw | 2 bdp + slack | 4 to 8 shortest round trips |
-//! | probe of the round trip | 1.00 bw | half a bdp | 200 ms, after 5 s in which no round trip was as short as the shortest |
+//! | probe of the round trip | 1.00 bw | 4 packets | 100 ms, after 5 s in which no round trip was as short as the shortest |
 //!
 //! `bw` is the highest delivery rate of the last ten round trips that the application did not limit, `bdp` is `bw`
 //! times the shortest round trip. **Slack** is what 2 ms carry: round trips below that are mostly delayed
 //! acknowledgements and scheduling, and without it a path whose usual round trip is more than twice its shortest would
 //! measure itself smaller with each turn.
 //!
-//! **Loss** counts as congestion when in one round trip more than 1/50 of the bytes were lost *and* the round trip has
-//! grown by an eighth and 1 ms, or when more than 1/5 was lost, or when the network marked packets. Then what was on
+//! **Loss** counts as congestion when the network marked packets; when more than 1/5 of a round trip was lost; or when
+//! the round trip has grown by an eighth and 1 ms *and* by 1/50 more was lost than in one and a half of the usual
+//! round trip without a queue. Then what was on
 //! the way is a bound for the window, 0.85 of it, never below one bdp; each later phase "up" without such a loss
 //! raises the bound by a quarter. Loss without a queue, which is chance, changes nothing.
 
@@ -46,6 +47,8 @@ pub struct Bbr {
     full: FullPipe,
     /// Upper bound of the window, from losses.
     bound: u64,
+    /// The share that is lost by chance: of round trips without a queue, in millionths.
+    chance_ppm: u64,
     /// Cruises of the next cycle.
     cruises: u32,
 }
@@ -57,7 +60,11 @@ enum Phase {
     Up,
     Down,
     Cruise,
-    ProbeRtt { filled: bool },
+    /// `window` is what comes back after it; `drained`: the queue is empty as far as it depends on us.
+    ProbeRtt {
+        window: u64,
+        drained: bool,
+    },
 }
 
 /// The current round trip: it ends when a packet is acknowledged that was sent after it began.
@@ -74,6 +81,13 @@ struct Round {
     queued: bool,
     /// It was congested already: one reduction per round trip.
     reduced: bool,
+}
+
+impl Round {
+    /// Millionths of the bytes that were lost.
+    fn lost_ppm(&self) -> u64 {
+        self.lost * 1_000_000 / (self.acked + self.lost).max(1)
+    }
 }
 
 /// Whether startup has filled the pipe.
@@ -99,6 +113,7 @@ impl Bbr {
             round: Round::default(),
             full: FullPipe::default(),
             bound: u64::MAX,
+            chance_ppm: 0,
             cruises: 0,
         }
     }
@@ -144,6 +159,9 @@ impl Bbr {
     fn measure_rtt(&mut self, acked: &Acked) {
         if acked.rtt_latest <= self.rtt_min {
             self.rtt_min = acked.rtt_latest;
+        }
+        // About as short is as good: the value is still true.
+        if acked.rtt_latest <= self.rtt_min + self.rtt_min / 16 {
             self.rtt_min_at = acked.now;
         }
         self.round.queued |= acked.rtt > self.rtt_min + self.rtt_min / 8 + QUEUE_MIN;
@@ -151,11 +169,12 @@ impl Bbr {
 
     /// Judges the losses of the round trip so far; true if they mean congestion.
     fn is_congested(&self) -> bool {
-        let Round { acked, lost, marked, queued, .. } = self.round;
-        let total = acked + lost;
+        let Round { lost, marked, queued, .. } = self.round;
+        let share = self.round.lost_ppm();
+        let few = lost <= LOSS_PACKETS_MIN * self.packet_size;
         marked
-            || (queued && lost * 50 > total && lost > 2 * self.packet_size)
-            || (lost * 5 > total && lost > LOSS_PACKETS_MIN * self.packet_size)
+            || (!few
+                && (share > LOSS_MAX_PPM || (queued && share > self.chance_ppm / 2 * 3 + LOSS_QUEUED_PPM)))
     }
 
     fn reduce(&mut self, now: Instant) {
@@ -173,6 +192,9 @@ impl Bbr {
     }
 
     fn end_round(&mut self, acked: &Acked) {
+        if !self.round.queued {
+            self.chance_ppm = (self.chance_ppm * 7 + self.round.lost_ppm()) / 8;
+        }
         if self.phase == Phase::Startup && !acked.sample.application_limited {
             if self.bandwidth >= self.full.bandwidth / 4 * 5 {
                 self.full = FullPipe { bandwidth: self.bandwidth, rounds: 0 };
@@ -205,12 +227,13 @@ impl Bbr {
             }
             Phase::Cruise if passed > self.rtt_min * self.cruises => self.enter(Phase::Up, now),
             Phase::Cruise => {}
-            Phase::ProbeRtt { filled: false } if in_flight <= self.window => {
-                self.enter(Phase::ProbeRtt { filled: true }, now);
+            Phase::ProbeRtt { window, drained: false } if in_flight <= self.window => {
+                self.enter(Phase::ProbeRtt { window, drained: true }, now);
             }
-            Phase::ProbeRtt { filled } => {
-                if filled && passed > PROBE_RTT {
+            Phase::ProbeRtt { window, drained } => {
+                if drained && passed > PROBE_RTT.max(self.rtt_min) {
                     self.rtt_min_at = now;
+                    self.window = window;
                     self.cruise(acked);
                 }
             }
@@ -220,7 +243,7 @@ impl Bbr {
             // What is measured from here on counts, longer or not.
             self.rtt_min = acked.rtt_latest;
             self.rtt_min_at = now;
-            self.enter(Phase::ProbeRtt { filled: false }, now);
+            self.enter(Phase::ProbeRtt { window: self.window, drained: false }, now);
         }
     }
 
@@ -235,12 +258,18 @@ impl Bbr {
         let least = MIN_PACKETS * self.packet_size;
         self.window = match self.phase {
             Phase::Startup if !acked.limited => self.window,
-            Phase::Startup => self.window + acked.bytes,
-            Phase::ProbeRtt { .. } => (bdp / 2).max(least),
+            Phase::Startup => {
+                let full = (bdp / 100).saturating_mul(STARTUP_PERCENT);
+                self.window.max((self.window + acked.bytes).min(full))
+            }
+            Phase::ProbeRtt { .. } => least,
             _ => {
                 let slack = carried(self.bandwidth, SLACK) + 3 * self.packet_size;
                 let target = bdp.saturating_mul(2).saturating_add(slack);
-                (self.window + acked.bytes).min(target).min(self.bound).max(least)
+                // Room for who comes new, except while more is asked for.
+                let bound =
+                    if self.phase == Phase::Up { self.bound } else { (self.bound / 20 * 17).max(bdp) };
+                (self.window + acked.bytes).min(target).min(bound).max(least)
             }
         };
         self.window = self.window.min(WINDOW_MAX);
@@ -287,7 +316,7 @@ impl Controller for Bbr {
 
     fn pacing_rate(&self) -> Option<u64> {
         let percent = match self.phase {
-            Phase::Startup => 277,
+            Phase::Startup => STARTUP_PERCENT,
             Phase::Drain => 36,
             Phase::Up => 125,
             Phase::Down => 75,
@@ -310,7 +339,7 @@ fn rate(bytes: u64, time: Duration) -> u64 {
 }
 
 /// Round trips over which the bandwidth is the highest.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 8;
 /// Round trips without growth after which the pipe is full.
 const FULL_ROUNDS: u32 = 3;
 /// A window never needs to be more than this; it keeps all sums small.
@@ -318,9 +347,15 @@ const WINDOW_MAX: u64 = 1 << 32;
 const SLACK: Duration = Duration::from_millis(2);
 /// A queue shorter than this is no queue.
 const QUEUE_MIN: Duration = Duration::from_millis(1);
-/// Fewer lost packets than this in a round trip are chance, whatever share they are.
-const LOSS_PACKETS_MIN: u64 = 8;
+/// So many lost packets in a round trip are chance, whatever share they are.
+const LOSS_PACKETS_MIN: u64 = 4;
+/// The share of a round trip whose loss is never chance.
+const LOSS_MAX_PPM: u64 = 200_000;
+/// The share of a round trip with a queue whose loss is not chance, above what is usual.
+const LOSS_QUEUED_PPM: u64 = 20_000;
+/// Twice as much with every round trip takes 2 / ln 2 = 2.885 (BBR); 4 * ln 2 = 2.77 is enough (draft section 4.1.1).
+const STARTUP_PERCENT: u64 = 277;
 /// How old the shortest round trip may be.
 const RTT_MIN_AGE: Duration = Duration::from_secs(5);
 /// How long the queue is left to run empty.
-const PROBE_RTT: Duration = Duration::from_millis(200);
+const PROBE_RTT: Duration = Duration::from_millis(100);
