@@ -125,11 +125,12 @@ impl Load {
             words.iter().position(|word| word == name).and_then(|index| words.get(index + 1)).cloned()
         };
         let seconds = option("--seconds").map(|seconds| seconds.parse()).transpose()?;
-        let calls = option("--calls").map(|calls| calls.parse()).transpose()?;
+        let unlimited = if seconds.is_some() { Some(u64::MAX) } else { None };
+        let calls = option("--calls").map(|calls| calls.parse()).transpose()?.or(unlimited);
         Ok(Self {
             flight: option("--flight").unwrap_or_else(|| "64".into()).parse()?,
             size: option("--size").unwrap_or_else(|| "64".into()).parse()?,
-            calls: calls.unwrap_or(if seconds.is_some() { u64::MAX } else { 2_000 }),
+            calls: calls.unwrap_or(CALLS_DEFAULT),
             seconds: seconds.unwrap_or(f64::INFINITY),
             slow: option("--slow").unwrap_or_else(|| "1".into()).parse()?,
         })
@@ -198,3 +199,6 @@ fn cpu_ns() -> u64 {
     let schedstat = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
     schedstat.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
 }
+
+/// Enough to see that all works.
+const CALLS_DEFAULT: u64 = 2_000;

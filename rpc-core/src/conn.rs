@@ -69,6 +69,9 @@ pub(crate) struct Conn {
     pub(crate) remote: SocketAddr,
     /// What we put into packets for the peer; 0 until it told us.
     pub(crate) remote_id: u64,
+    /// Bytes in datagrams to the peer, and from it.
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
     initiator: bool,
     phase: Phase,
     keys: Keys,
@@ -164,6 +167,8 @@ impl Conn {
             id,
             remote,
             remote_id,
+            bytes_sent: 0,
+            bytes_received: 0,
             initiator,
             phase,
             keys: Keys::Insecure,
@@ -245,6 +250,11 @@ impl Conn {
             rtt: self.recovery.rtt.smoothed,
             heard: self.heard,
             compression: self.peer.as_ref().is_some_and(|peer| peer.compression),
+            inbound: !self.initiator,
+            calling: self.caller.count(),
+            serving: self.callee.open_count(),
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.bytes_received,
         }
     }
 

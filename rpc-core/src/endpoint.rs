@@ -137,6 +137,7 @@ impl Endpoint {
             Ok(Header::Short { dcid, pn_low }) => match self.conns.get_mut(&dcid) {
                 None => setup::on_unknown(self, now, from, dcid, pn_low, &datagram),
                 Some(slot) => {
+                    slot.conn.bytes_received += datagram.len() as u64;
                     let before = slot.conn.remote;
                     slot.conn.on_packet(&mut cx!(self, now), from, pn_low, &datagram);
                     let (remote, remote_id) = (slot.conn.remote, slot.conn.remote_id);
@@ -196,6 +197,7 @@ impl Endpoint {
                 // Nothing now; what happens next makes it ready again.
                 continue;
             }
+            slot.conn.bytes_sent += buf.len() as u64;
             self.counters.datagrams_sent += count as u64;
             self.counters.bytes_sent += buf.len() as u64;
             self.settle(now, id);
@@ -292,6 +294,12 @@ impl Endpoint {
     /// What is known about a connection; `None` when it is gone.
     pub fn connection(&self, conn: ConnId) -> Option<ConnectionInfo> {
         self.conns.get(&conn.0).filter(|slot| !slot.conn.is_over()).map(|slot| slot.conn.info())
+    }
+
+    /// What is known about every connection that is not over, ascending by id.
+    pub fn connections(&self) -> impl Iterator<Item = (ConnId, ConnectionInfo)> {
+        let alive = self.conns.iter().filter(|(_, slot)| !slot.conn.is_over());
+        alive.map(|(id, slot)| (ConnId(*id), slot.conn.info()))
     }
 
     /// What was counted so far.

@@ -15,14 +15,14 @@
 //! # let runtime = system::runtime(tokio::runtime::Handle::current());
 //! # let socket = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into());
 //! # let first = {
+//! #     let peer = Peer::builder(runtime.clone()).start_insecure(socket()?)?;
 //! #     let gossip = Gossip::new(runtime.clone(), NodeId(1), Config::default());
-//! #     let peer = Peer::builder(runtime.clone()).services(gossip.services()).start_insecure(socket()?)?;
 //! #     gossip.start(&peer, peer.local_addr().into(), [])?;
 //! #     peer
 //! # };
 //! # let any_address = first.local_addr();
-//! let gossip = Gossip::new(runtime.clone(), NodeId(2), Config::default());
-//! let peer = Peer::builder(runtime).services(gossip.services()).start_insecure(socket()?)?;
+//! let peer = Peer::builder(runtime.clone()).start_insecure(socket()?)?;
+//! let gossip = Gossip::new(runtime, NodeId(2), Config::default());
 //! gossip.start(&peer, peer.local_addr().into(), [any_address])?;
 //!
 //! let mut watch = gossip.watch();
@@ -63,11 +63,12 @@ pub use self::contract::{
 };
 pub use self::set::AHEAD_MAX;
 
-use self::contract::peers_services;
+use self::contract::{PATH, peers_services};
 use self::set::{EndpointSet, Moment};
 use crate::gather;
 use crate::peer::Peer;
-use crate::rpc::{CallError, Ctx, Never, Services};
+use crate::rpc::registry::NameCollision;
+use crate::rpc::{CallError, Ctx, Never};
 use crate::runtime::Runtime;
 
 /// How often nodes speak, and what they forget when.
@@ -161,24 +162,22 @@ impl Gossip {
         Self { inner: Arc::new(Inner { runtime, config, state, nudge, changed }) }
     }
 
-    /// The service `peers`, for the peer through which the set is to be exchanged.
-    pub fn services(&self) -> Services {
-        peers_services(Arc::new(self.clone()))
-    }
-
-    /// Begins the rounds through `peer`, which serves [`Gossip::services`], until it is closed or [`Gossip::leave`].
+    /// Serves [`Peers`] at `peer` and begins the rounds through it, until it is closed or [`Gossip::leave`]. Once.
     /// `own` is what others shall know of this node, `seeds` are addresses of any other nodes; they are asked again
     /// from time to time, so that parts of a network that forgot each other meet again.
     ///
     /// # Errors
-    /// When `own` is above the limits or says an address that no other node can use.
+    /// When `own` is above the limits or says an address that no other node can use, or `peer` serves methods of these
+    /// names already.
     pub fn start(
         &self,
         peer: &Peer,
         own: Advertisement,
         seeds: impl IntoIterator<Item = SocketAddr>,
-    ) -> Result<(), Reason> {
-        self.advertise(own)?;
+    ) -> Result<(), StartError> {
+        own.check().map_err(StartError::Own)?;
+        peer.services().merge(peers_services(Arc::new(self.clone()))).map_err(StartError::Names)?;
+        self.advertise(own).map_err(StartError::Own)?;
         {
             let mut shared = self.inner.lock();
             shared.seeds = seeds.into_iter().collect();
@@ -192,6 +191,7 @@ impl Gossip {
                 () = rounds.run() => {}
             }
             rounds.lock().peer = None;
+            peer.services().unmount(PATH);
         });
         Ok(())
     }
@@ -199,7 +199,7 @@ impl Gossip {
     /// Changes what others shall know of this node, and tells them soon.
     ///
     /// # Errors
-    /// As [`Gossip::start`]; nothing is changed then.
+    /// When `own` is above the limits or says an address that no other node can use; nothing is changed then.
     pub fn advertise(&self, own: Advertisement) -> Result<(), Reason> {
         own.check()?;
         let mut shared = self.inner.lock();
@@ -216,7 +216,7 @@ impl Gossip {
         const TOLD_MAX: usize = 3;
         let (peer, targets, news) = {
             let mut shared = self.inner.lock();
-            let targets = self.inner.targets(&shared, TOLD_MAX);
+            let targets = self.inner.others(&shared, TOLD_MAX);
             shared.own = None;
             self.inner.write_own(&mut shared);
             let entries = shared.set.entries(self.inner.moment(), &[shared.set.own()]);
@@ -256,6 +256,26 @@ impl fmt::Debug for Gossip {
         write!(f, "Gossip({})", self.inner.lock().set.own())
     }
 }
+
+/// Why the rounds cannot begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// What this node says of itself cannot be passed on.
+    Own(Reason),
+    /// The peer serves something else under the names of [`Peers`].
+    Names(NameCollision),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(reason) => reason.fmt(f),
+            Self::Names(collision) => collision.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
 
 /// Tells of changes of [`Gossip::known`].
 pub struct Watch {
@@ -337,34 +357,33 @@ impl Inner {
         if shared.own.is_some() && shared.set.own_age(moment) >= self.config.refresh {
             self.write_own(&mut shared);
         }
-        let address = self.targets(&shared, 1).pop()?;
+        let address = self.target(&shared)?;
         shared.counters.rounds += 1;
         Some((shared.peer.clone()?, address))
     }
 
-    /// Random known nodes, one address of each. Now and then, and when nobody is known, an address from the start.
-    fn targets(&self, shared: &Shared, count_max: usize) -> Vec<SocketAddr> {
+    /// With whom to speak next: a random known node, or, now and then and when nobody is known, an address from the
+    /// start.
+    fn target(&self, shared: &Shared) -> Option<SocketAddr> {
         const SEED_CHANCE: u64 = 8;
         let mine = shared.own.as_ref().map_or(&[][..], |own| &own.addresses);
-        let others: Vec<_> = shared
-            .set
-            .known()
-            .filter(|(node, _)| *node != shared.set.own())
-            .map(|(_, other)| other)
-            .collect();
         let seeds: Vec<_> = shared.seeds.iter().filter(|seed| !mine.contains(seed)).collect();
-        if !seeds.is_empty() && (others.is_empty() || self.below(SEED_CHANCE) == 0) {
-            return vec![*seeds[self.below(seeds.len() as u64) as usize]];
+        let seed = self.pick(&seeds).map(|seed| **seed);
+        let other = self.others(shared, 1).pop();
+        if self.below(SEED_CHANCE) == 0 { seed.or(other) } else { other.or(seed) }
+    }
+
+    /// Random known nodes, an address of each.
+    fn others(&self, shared: &Shared, count_max: usize) -> Vec<SocketAddr> {
+        let reachable = |(node, says): (NodeId, &Advertisement)| {
+            let other = node != shared.set.own();
+            self.pick(&says.addresses).copied().filter(|_| other)
+        };
+        let mut addresses: Vec<_> = shared.set.known().filter_map(reachable).collect();
+        while addresses.len() > count_max {
+            addresses.swap_remove(self.below(addresses.len() as u64) as usize);
         }
-        let mut targets = Vec::new();
-        let mut others = others;
-        while targets.len() < count_max && !others.is_empty() {
-            let other = others.swap_remove(self.below(others.len() as u64) as usize);
-            if !other.addresses.is_empty() {
-                targets.push(other.addresses[self.below(other.addresses.len() as u64) as usize]);
-            }
-        }
-        targets
+        addresses
     }
 
     async fn round(&self, peers: PeersClient) {
@@ -435,6 +454,10 @@ impl Inner {
     fn random(&self, low: Duration, high: Duration) -> Duration {
         let span = u64::try_from(high.saturating_sub(low).as_nanos()).unwrap_or(u64::MAX);
         low + Duration::from_nanos(self.below(span.max(1)))
+    }
+
+    fn pick<'a, T>(&self, items: &'a [T]) -> Option<&'a T> {
+        items.get(self.below(items.len().max(1) as u64) as usize)
     }
 
     fn below(&self, bound: u64) -> u64 {

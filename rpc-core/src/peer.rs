@@ -8,7 +8,9 @@ mod channel;
 mod doorbell;
 mod driver;
 mod mounts;
+mod peers;
 mod serving;
+mod sessions;
 mod state;
 
 use std::fmt;
@@ -21,11 +23,13 @@ use tokio::sync::Notify;
 use self::channel::{Link, Target};
 use self::doorbell::Doorbell;
 pub use self::mounts::Mounts;
+use self::peers::OnConnect;
+pub use self::peers::{EVENTS_MAX, PeerEvent, PeerEvents, PeerInfo};
 use self::state::State;
 use crate::driver::DatagramSocket;
 use crate::endpoint::{self, Endpoint};
 use crate::rpc::registry::{NameCollision, Table};
-use crate::rpc::{Remote, Services, describe};
+use crate::rpc::{Remote, Services, describe, session};
 use crate::runtime::Runtime;
 use crate::wire::close;
 
@@ -42,6 +46,7 @@ pub struct Peer {
 struct Inner {
     runtime: Runtime,
     local_addr: SocketAddr,
+    on_connect: Option<OnConnect>,
     state: Mutex<State>,
     /// Work for the driver: something to send, or the end.
     doorbell: Doorbell,
@@ -58,7 +63,13 @@ impl Inner {
 impl Peer {
     /// Starts building a peer.
     pub fn builder(runtime: Runtime) -> Builder {
-        Builder { runtime, services: Services::new(), config: endpoint::Config::default(), reflection: true }
+        Builder {
+            runtime,
+            services: Services::new(),
+            config: endpoint::Config::default(),
+            reflection: true,
+            on_connect: None,
+        }
     }
 
     /// The address of the socket.
@@ -139,6 +150,7 @@ pub struct Builder {
     services: Services,
     config: endpoint::Config,
     reflection: bool,
+    on_connect: Option<OnConnect>,
 }
 
 impl Builder {
@@ -164,19 +176,35 @@ impl Builder {
         self
     }
 
+    /// Lets `judge` decide on each peer that connects, before any of its calls is served. An error sends the peer away
+    /// and tells it why (its first 256 bytes); the peer's open calls then end not executed or unknown, as on any lost
+    /// connection. It runs in the task that drives the socket, so it must not block.
+    #[must_use]
+    pub fn on_connect(
+        mut self,
+        judge: impl Fn(&PeerInfo) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_connect = Some(Arc::new(judge));
+        self
+    }
+
     /// Starts the peer on `socket`. Packets are checked, not encrypted: this mode must be asked for by its name.
     ///
     /// # Errors
     /// When two methods share one wire id, or one has the name of a built-in method.
     pub fn start_insecure(self, socket: impl DatagramSocket) -> Result<Peer, NameCollision> {
-        let Self { runtime, services, config, reflection } = self;
+        let Self { runtime, services, config, reflection, on_connect } = self;
         let random = runtime.clone();
         let (epoch, client_id) = (runtime.random_u64(), runtime.random_u128());
         let endpoint = Endpoint::new(config, epoch, client_id, Box::new(move || random.random_u64()));
         let inner = Arc::new(Inner {
             runtime: runtime.clone(),
             local_addr: socket.local_addr(),
-            state: Mutex::new(State::new(endpoint, Table::default().with(&services)?)),
+            on_connect,
+            state: Mutex::new(State::new(
+                endpoint,
+                Table::default().with(&services)?.with(&session::services())?,
+            )),
             doorbell: Doorbell::default(),
             quiet: Notify::new(),
         });

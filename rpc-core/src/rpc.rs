@@ -8,11 +8,17 @@ pub mod codec;
 pub mod describe;
 pub mod error;
 mod error_body;
+pub mod handle;
 pub mod path;
+pub mod reference;
 pub mod registry;
 pub mod schema;
+pub mod session;
+pub mod stream;
 
 pub use call::{Call, Remote};
-pub use error::{CallError, Code, Failure, Never, Outcome, RpcError};
+pub use error::{CallError, Code, Failure, MethodError, Never, Outcome, RpcError};
 pub use path::{MethodId, Path};
+pub use reference::ServiceRef;
 pub use registry::{Ctx, Services};
+pub use stream::{Sink, Source};

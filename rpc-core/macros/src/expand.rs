@@ -102,6 +102,12 @@ fn client(contract: &Contract) -> TokenStream {
 
             #(#methods)*
         }
+
+        impl ::core::convert::From<::rpc_core::rpc::Remote> for #client {
+            fn from(remote: ::rpc_core::rpc::Remote) -> Self {
+                Self::new(remote)
+            }
+        }
     }
 }
 

@@ -195,4 +195,14 @@ pub struct ConnectionInfo {
     pub heard: Instant,
     /// Whether the peer reads compressed bodies; false before the connection is established.
     pub compression: bool,
+    /// Whether the peer opened the connection.
+    pub inbound: bool,
+    /// Calls of this side that are open.
+    pub calling: usize,
+    /// Calls of the peer that are open.
+    pub serving: usize,
+    /// Bytes in datagrams to the peer.
+    pub bytes_sent: u64,
+    /// Bytes in datagrams from the peer, setup packets not counted.
+    pub bytes_received: u64,
 }

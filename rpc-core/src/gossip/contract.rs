@@ -27,6 +27,9 @@ pub const ENTRIES_MAX: usize = 128;
 /// Buckets of a digest: one datagram carries them.
 pub(super) const BUCKETS: usize = 32;
 
+/// The name of the service.
+pub(super) const PATH: &str = "peers";
+
 /// Brings two copies of the set of known endpoints together.
 #[rpc_core::service(name = "peers")]
 pub trait Peers {
@@ -53,9 +56,6 @@ impl fmt::Display for NodeId {
 /// What a node says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Advertisement {
-    /// Where it can be reached, best first; as text on the wire. At most [`ADDRESSES_MAX`].
-    #[serde(serialize_with = "address_texts", deserialize_with = "address_list")]
-    pub addresses: Vec<SocketAddr>,
     /// Changes when the node's process starts anew.
     pub epoch: u64,
     /// The names of what it serves. At most [`SERVICES_MAX`] of [`SERVICE_NAME_SIZE_MAX`] bytes.
@@ -63,6 +63,9 @@ pub struct Advertisement {
     pub services: BTreeSet<String>,
     /// Whether it takes calls.
     pub state: State,
+    /// Where it can be reached, best first; as text on the wire. At most [`ADDRESSES_MAX`].
+    #[serde(serialize_with = "address_texts", deserialize_with = "address_list")]
+    pub addresses: Vec<SocketAddr>,
 }
 
 impl From<SocketAddr> for Advertisement {

@@ -49,7 +49,7 @@ impl Mesh {
         let gossip = Gossip::new(runtime.clone(), NodeId(node), self.config.clone());
         let socket = self.world.bind(node, address(port));
         let epoch = runtime.random_u64();
-        let peer = Peer::builder(runtime).services(gossip.services()).start_insecure(socket).unwrap();
+        let peer = Peer::builder(runtime).start_insecure(socket).unwrap();
         let own = Advertisement { epoch, services: ["mesh".to_owned()].into(), ..address(port).into() };
         gossip.start(&peer, own, [address(seed)]).unwrap();
         self.nodes.insert(node, (peer, gossip));
@@ -387,6 +387,22 @@ fn a_flood_of_tombstones_ends_at_the_limit() {
     let left = set.difference(&Digest { buckets: Vec::new() }).stamps;
     assert_eq!(left.len(), TOMBSTONES_MAX);
     assert!(left.iter().all(|(node, _)| node.0 >= 5_000 - TOMBSTONES_MAX as u64), "the latest stay");
+}
+
+#[test]
+fn who_left_serves_the_set_no_more_and_is_freed() {
+    let mut mesh = Mesh::new(21, 0);
+    mesh.grow(2);
+    mesh.until_known(&[1, 2], MINUTE);
+    let (peer, gossip) = mesh.nodes.remove(&1).unwrap();
+    let inner = Arc::downgrade(&gossip.inner);
+    mesh.world.run(async move {
+        assert_eq!(gossip.leave().await, 1);
+        assert_eq!(gossip.leave().await, 0, "again");
+    });
+    mesh.sleep(Duration::from_secs(3));
+    assert!(!peer.services().names().iter().any(|name| name.starts_with(PATH)));
+    assert!(inner.upgrade().is_none(), "nothing holds the set");
 }
 
 #[test]

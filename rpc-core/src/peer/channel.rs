@@ -9,8 +9,10 @@ use tokio::sync::oneshot;
 use super::Inner;
 use super::state::{Ended, State};
 use crate::endpoint::{CallId, ConnId, Form, Request, SendError};
-use crate::rpc::call::{Attempt, Channel};
+use crate::rpc::call::{Attempt, Channel, Reply};
 use crate::rpc::error::Origin;
+use crate::rpc::handle::Cargo;
+use crate::rpc::session::Session;
 use crate::rpc::{Code, Failure, Outcome, RpcError, codec};
 use crate::runtime::{BoxFuture, Instant, Runtime};
 use crate::wire::status;
@@ -31,7 +33,7 @@ pub(super) enum Target {
 }
 
 impl Channel for Link {
-    fn attempt(&self, attempt: Attempt) -> BoxFuture<Result<Bytes, Failure>> {
+    fn attempt(&self, attempt: Attempt) -> BoxFuture<Result<Reply, Failure>> {
         Box::pin(transmit(Arc::clone(&self.inner), self.target, attempt))
     }
 
@@ -44,10 +46,25 @@ impl Channel for Link {
     fn runtime(&self) -> &Runtime {
         &self.inner.runtime
     }
+
+    fn session(&self, connection: Option<ConnId>) -> Option<Arc<Session>> {
+        let conn = match self.target {
+            Target::Connection { conn, .. } => conn,
+            Target::Address(_) => connection?,
+        };
+        self.inner.lock().session(&self.inner, conn)
+    }
+
+    fn keep(&self, keep: bool) {
+        if let Target::Connection { conn, .. } = self.target {
+            self.inner.lock().endpoint.keep(self.inner.runtime.now(), conn, keep);
+            self.inner.doorbell.ring();
+        }
+    }
 }
 
-async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result<Bytes, Failure> {
-    let Attempt { method, name, lane, deadline, idempotent, body } = attempt;
+async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result<Reply, Failure> {
+    let Attempt { method, name, lane, deadline, idempotent, body, cargo } = attempt;
     let now = inner.runtime.now();
     if now >= deadline {
         return Err(RpcError::not_executed(
@@ -57,19 +74,25 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
         .into());
     }
     let request = Request { method: method.0, lane, deadline, idempotent, form: Form::default(), body };
-    let (answer, open) = {
+    let (answer, mut open, passed) = {
         let mut state = inner.lock();
         let conn = state.connection_to(target, now)?;
         let call = state.endpoint.request(now, conn, request).map_err(|error| refused(&error))?;
         let (sender, answer) = oneshot::channel();
         state.waiting.insert((conn, call), sender);
-        (answer, OpenCall { inner: Arc::clone(&inner), conn, call })
+        // Before any of the call can be sent.
+        let passed = state.pass(&inner, conn, call, cargo);
+        (answer, OpenCall { inner: Arc::clone(&inner), conn, call, passed: None }, passed)
     };
+    open.passed = passed?;
     inner.doorbell.ring();
     let ended = inner.runtime.timeout_at(deadline, answer).await;
     let origin = Origin { address: open.address(target), method: name.to_string() };
-    match ended {
-        Ok(Ok(Ended::Answered { status, body })) => read_answer(status, body, origin),
+    let came_by = Some((open.conn, open.call));
+    let result = match ended {
+        Ok(Ok(Ended::Answered { status, body })) => {
+            read_answer(status, body, origin).map(|body| Reply { body, came_by })
+        }
         Ok(Ok(Ended::Lost { reason, sent })) => {
             let outcome = if sent { Outcome::Unknown } else { Outcome::NotExecuted };
             let message = format!("no answer from {}: {reason}", origin.address);
@@ -81,7 +104,11 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
             let message = format!("no answer from {} within the deadline", origin.address);
             Err(RpcError::new(Code::Timeout, outcome, message).into())
         }
+    };
+    if !matches!(result, Err(Failure::Rpc(_))) {
+        open.passed = None;
     }
+    result
 }
 
 impl State {
@@ -109,6 +136,8 @@ struct OpenCall {
     inner: Arc<Inner>,
     conn: ConnId,
     call: CallId,
+    /// What it carries, to be taken back if it does not succeed.
+    passed: Option<(Arc<Session>, Cargo)>,
 }
 
 impl OpenCall {
@@ -129,6 +158,10 @@ impl OpenCall {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
+        if let Some((session, cargo)) = self.passed.take() {
+            let what = "the call that carried it did not succeed";
+            session.detach(self.call, false, &cargo, &RpcError::new(Code::Aborted, Outcome::Unknown, what));
+        }
         let mut state = self.inner.lock();
         if state.waiting.remove(&(self.conn, self.call)).is_some() {
             state.endpoint.cancel(self.inner.runtime.now(), self.conn, self.call);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::serving::{Arrival, Callers, encode_failure, serve};
 use super::state::{Ended, State};
-use super::{HANDLERS_MAX, Inner};
+use super::{HANDLERS_MAX, Inner, peers, sessions};
 use crate::driver::DatagramSocket;
 use crate::endpoint::{CallId, ConnId, Event, Form};
 use crate::rpc::registry::{Served, Table};
@@ -35,7 +35,10 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
         let mut state = inner.lock();
         if state.closing {
             let (serving, waiting) = state.end();
+            let lost = state.lose_sessions();
+            state.roster.end();
             drop(state);
+            sessions::end(lost);
             serving.iter().for_each(Task::abort);
             drop(waiting);
             inner.quiet.notify_waiters();
@@ -94,7 +97,7 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
     let now = inner.runtime.now();
     let methods;
     let mut turn;
-    {
+    let lost = {
         let mut state = inner.lock();
         methods = Arc::clone(&state.methods);
         turn = Turn::new(inner, &methods, now);
@@ -105,9 +108,18 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
             state.endpoint.handle_timeout(now);
         }
         while let Some(event) = state.endpoint.poll_event() {
+            if let Event::Connected { conn, inbound: true, .. } = event
+                && inner.on_connect.is_some()
+            {
+                drop(state);
+                peers::judge(inner, conn);
+                state = inner.lock();
+            }
             turn.handle(&mut state, event);
         }
-    }
+        std::mem::take(&mut state.lost_sessions)
+    };
+    sessions::end(lost);
     // An aborted handler's destructors may call into this peer again: not under its lock.
     for task in turn.dropped {
         task.abort();
@@ -155,6 +167,8 @@ impl<'a> Turn<'a> {
                 }
             },
             Event::Lost { conn, reason, calls } => {
+                state.lose_session(conn, &reason);
+                state.roster.on_lost(conn, &reason);
                 state.outgoing.retain(|_, other| *other != conn);
                 for (call, sent) in calls {
                     if let Some(caller) = state.waiting.remove(&(conn, call)) {
@@ -166,8 +180,17 @@ impl<'a> Turn<'a> {
                 self.dropped.extend(keys.iter().filter_map(|key| state.serving.remove(key)));
                 self.arrivals.retain(|arrival| arrival.conn != conn);
             }
-            Event::Draining { conn } => state.outgoing.retain(|_, other| *other != conn),
-            Event::Connected { .. } => {}
+            Event::Draining { conn } => {
+                state.outgoing.retain(|_, other| *other != conn);
+                state.roster.on_draining(conn);
+            }
+            // Gone already if it was refused.
+            Event::Connected { conn, .. } => {
+                if let Some(info) = state.endpoint.connection(conn) {
+                    let info = state.peer_info(conn, &info);
+                    state.roster.on_connected(info);
+                }
+            }
         }
     }
 
@@ -185,7 +208,7 @@ impl<'a> Turn<'a> {
                 RpcError::not_executed(Code::ServerBusy, format!("{HANDLERS_MAX} calls are being served"))
             }
             Some(Served { method, .. }) => {
-                if let Some(ctx) = self.callers.ctx(self.inner, state, conn, deadline) {
+                if let Some(ctx) = self.callers.ctx(self.inner, state, conn, call, deadline) {
                     self.arrivals.push(Arrival { conn, call, ctx, method, body });
                 }
                 return;

@@ -45,18 +45,20 @@ impl Callers {
         inner: &Arc<Inner>,
         state: &State,
         conn: ConnId,
+        call: CallId,
         deadline: Instant,
     ) -> Option<Ctx> {
         if let Some((last, ctx)) = &self.last
             && *last == conn
         {
-            return Some(Ctx { deadline, ..ctx.clone() });
+            return Some(Ctx { call, deadline, ..ctx.clone() });
         }
         let info = state.endpoint.connection(conn)?;
         let target = Target::Connection { conn, address: info.remote };
         let ctx = Ctx {
             address: info.remote,
             client_id: info.client_id,
+            call,
             deadline,
             caller: Remote::new(Arc::new(Link { inner: Arc::clone(inner), target })),
             runtime: inner.runtime.clone(),

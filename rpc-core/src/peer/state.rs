@@ -7,8 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::peers::Roster;
 use crate::endpoint::{CallId, ConnId, Endpoint, LostReason};
+use crate::rpc::RpcError;
 use crate::rpc::registry::Table;
+use crate::rpc::session::Session;
 use crate::runtime::Task;
 
 /// Everything that changes while a peer runs.
@@ -22,6 +25,11 @@ pub(super) struct State {
     pub(super) waiting: BTreeMap<(ConnId, CallId), oneshot::Sender<Ended>>,
     /// Handlers that run.
     pub(super) serving: BTreeMap<(ConnId, CallId), Task<()>>,
+    /// What travels beside the bodies of connections, where anything does.
+    pub(super) sessions: BTreeMap<ConnId, Arc<Session>>,
+    /// Sessions of lost connections, to be ended without the lock.
+    pub(super) lost_sessions: Vec<(Arc<Session>, RpcError)>,
+    pub(super) roster: Roster,
     pub(super) draining: bool,
     pub(super) closing: bool,
     pub(super) ended: bool,
@@ -44,6 +52,9 @@ impl State {
             outgoing: BTreeMap::new(),
             waiting: BTreeMap::new(),
             serving: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            lost_sessions: Vec::new(),
+            roster: Roster::new(),
             draining: false,
             closing: false,
             ended: false,

@@ -11,23 +11,50 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{CallError, Code, Failure, Outcome, RpcError};
+use super::error::{CallError, Code, Failure, MethodError, Outcome, RpcError};
+use super::handle::{self, Arrival, Cargo};
 use super::path::{MethodId, Path};
 use super::schema::{self, MethodSchema};
+use super::session::Session;
 use super::{codec, describe};
-use crate::endpoint::Lane;
+use crate::endpoint::{CallId, ConnId, Lane};
 use crate::runtime::{BoxFuture, Instant, Runtime};
 
 /// Carries single transmissions of calls to one peer.
 pub trait Channel: Send + Sync + 'static {
     /// One transmission; it ends at the latest at the request's deadline. Dropping the future cancels the call.
-    fn attempt(&self, request: Attempt) -> BoxFuture<Result<Bytes, Failure>>;
+    fn attempt(&self, request: Attempt) -> BoxFuture<Result<Reply, Failure>>;
 
     /// The address that the calls go to.
     fn address(&self) -> SocketAddr;
 
     /// Time and randomness for the calls.
     fn runtime(&self) -> &Runtime;
+
+    /// What travels beside the bodies of `connection`, or, for a channel that has only one connection, of that one.
+    /// `None` where nothing can: services and streams in a body then lead nowhere.
+    fn session(&self, _connection: Option<ConnId>) -> Option<Arc<Session>> {
+        None
+    }
+
+    /// Says whether the connection of a channel that has only one is to be kept alive also while no call is open.
+    fn keep(&self, _keep: bool) {}
+}
+
+/// The answer to a transmission.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The encoded result.
+    pub body: Bytes,
+    /// The connection and the call by which it came, where there is one.
+    pub came_by: Option<(ConnId, CallId)>,
+}
+
+impl From<Bytes> for Reply {
+    /// An answer without handles.
+    fn from(body: Bytes) -> Self {
+        Self { body, came_by: None }
+    }
 }
 
 /// One transmission of a call.
@@ -45,6 +72,8 @@ pub struct Attempt {
     pub idempotent: bool,
     /// The encoded request.
     pub body: Bytes,
+    /// What the handles in it stand for.
+    pub cargo: Cargo,
 }
 
 /// A peer whose services can be called, at a path. Cheap to clone; connects when it is first used.
@@ -71,17 +100,42 @@ impl Remote {
         self.channel.address()
     }
 
+    /// What travels beside the bodies of the one connection behind this remote.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.channel.session(None)
+    }
+
+    /// By what a request of the peer behind this remote came.
+    pub(crate) fn arrival(&self, call: CallId) -> Arrival {
+        Arrival { channel: Arc::clone(&self.channel), connection: None, call, answer: false }
+    }
+
     /// Builds a call of `method` at this path; awaiting it sends it.
     pub fn call<Q: Serialize + ?Sized, R, E>(&self, method: &str, request: &Q) -> Call<R, E> {
+        let (body, cargo) = handle::collect(|| codec::encode(request));
         Call {
             channel: Arc::clone(&self.channel),
             method: self.path.method(method),
             name: self.path.name_of(method),
-            body: codec::encode(request),
+            body,
+            cargo,
             options: Options::default(),
             schema: None,
             answer: PhantomData,
         }
+    }
+
+    /// Builds a call without types, as a script makes it; awaiting it sends it.
+    ///
+    /// ```no_run
+    /// # async fn script(remote: rpc_core::rpc::Remote) -> Result<(), Box<dyn std::error::Error>> {
+    /// let sum = remote.call_value("calc.add", &vec![2.into(), 3.into()].into()).await?;
+    /// assert_eq!(sum, 5.into());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call_value(&self, method: &str, request: &codec::Value) -> Call<codec::Value, MethodError> {
+        self.call(method, request)
     }
 
     /// Builds a call on encoded bodies; awaiting it sends it.
@@ -165,6 +219,7 @@ pub struct Call<R, E> {
     method: MethodId,
     name: String,
     body: Result<Bytes, codec::CodecError>,
+    cargo: Cargo,
     options: Options,
     /// What this side was built with, where a macro wrote the call.
     schema: Option<&'static MethodSchema>,
@@ -200,8 +255,9 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
                     format!("request of {} not encoded: {error}", self.name),
                 )
             })?;
+            let body = (body, self.cargo);
             let unread = match transmit(&*self.channel, self.method, &self.name, body, self.options).await {
-                Ok(body) => match codec::decode(&body) {
+                Ok(reply) => match read(&self.channel, &reply) {
                     Ok(result) => return Ok(result),
                     Err(error) => ("result", error),
                 },
@@ -246,10 +302,19 @@ impl IntoFuture for RawCall {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(
-            async move { transmit(&*self.channel, self.method, &self.name, self.body, self.options).await },
-        )
+        Box::pin(async move {
+            let body = (self.body, Cargo::default());
+            let reply = transmit(&*self.channel, self.method, &self.name, body, self.options).await?;
+            Ok(reply.body)
+        })
     }
+}
+
+/// Reads a result, with the handles in it.
+fn read<R: DeserializeOwned>(channel: &Arc<dyn Channel>, reply: &Reply) -> Result<R, codec::CodecError> {
+    let Some((connection, call)) = reply.came_by else { return codec::decode(&reply.body) };
+    let arrival = Arrival { channel: Arc::clone(channel), connection: Some(connection), call, answer: true };
+    handle::bind(arrival, || codec::decode(&reply.body))
 }
 
 /// Sends a call until it ends: again after *not executed* if that may change, and after *unknown* if the call is
@@ -258,9 +323,9 @@ async fn transmit(
     channel: &dyn Channel,
     method: MethodId,
     name: &str,
-    body: Bytes,
+    (body, cargo): (Bytes, Cargo),
     options: Options,
-) -> Result<Bytes, Failure> {
+) -> Result<Reply, Failure> {
     let runtime = channel.runtime();
     let deadline = options.deadline.unwrap_or_else(|| runtime.now() + options.timeout);
     let name: Arc<str> = name.into();
@@ -274,6 +339,7 @@ async fn transmit(
             deadline,
             idempotent: options.idempotent,
             body: body.clone(),
+            cargo: cargo.clone(),
         };
         let mut error = match channel.attempt(attempt).await {
             Err(Failure::Rpc(error)) => error,

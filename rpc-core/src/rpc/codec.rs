@@ -1,13 +1,33 @@
-//! Typed bodies as CBOR (RFC 8949), through ciborium.
+//! Typed bodies as CBOR (RFC 8949).
+//!
+//! The bytes are those that ciborium writes, which stays the reference: tests compare the two in both directions. This
+//! codec exists because a small body is decoded by ciborium in as much time as the rest of a call takes. It reads what
+//! ciborium reads, with three differences: an array with more elements than the type has is refused instead of read
+//! on behind, a text or byte string may be of any length whatever it is read into, and tagged items other than big
+//! integers are not known to types that ask for "anything" (`ciborium::Value`).
 //!
 //! Byte strings must be `bytes::Bytes` or marked with `serde_bytes`: a bare `Vec<u8>` becomes an array of numbers,
 //! which is nearly twice as long and hundreds of times slower to read.
 
+mod diagnostic;
+mod float;
+mod notation;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
 use std::fmt;
 
 use bytes::Bytes;
+pub use ciborium::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub use self::diagnostic::{Diagnostic, SHOWN_MAX, diagnostic};
+pub use self::notation::{NotationError, from_diagnostic};
+use self::read::Reader;
+use self::write::Writer;
 
 /// The deepest nesting that is read.
 pub const DEPTH_MAX: usize = 64;
@@ -17,8 +37,8 @@ pub const DEPTH_MAX: usize = 64;
 /// # Errors
 /// When the type refuses to be serialized, which plain data never does.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
-    let mut bytes = Vec::with_capacity(64);
-    ciborium::into_writer(value, &mut bytes).map_err(|error| CodecError(error.to_string()))?;
+    let mut bytes = Vec::with_capacity(SMALL);
+    value.serialize(&mut Writer(&mut bytes))?;
     Ok(bytes.into())
 }
 
@@ -27,13 +47,21 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
 /// # Errors
 /// When the bytes are not one item of type `T`, or nested deeper than [`DEPTH_MAX`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let mut rest = bytes;
-    let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX)
-        .map_err(|error| CodecError(error.to_string()))?;
-    if !rest.is_empty() {
-        return Err(CodecError(format!("{} bytes after the body", rest.len())));
+    let (value, size) = decode_first(bytes)?;
+    if size < bytes.len() {
+        return Err(CodecError(format!("{} bytes after the body", bytes.len() - size)));
     }
     Ok(value)
+}
+
+/// Decodes the first item of a CBOR sequence (RFC 8742), and gives its size.
+///
+/// # Errors
+/// As [`decode`], but for what follows the item.
+pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    let mut reader = Reader { rest: bytes, depth: DEPTH_MAX };
+    let value = T::deserialize(&mut reader)?;
+    Ok((value, bytes.len() - reader.rest.len()))
 }
 
 /// Why a body could not be encoded or decoded.
@@ -48,28 +76,41 @@ impl fmt::Display for CodecError {
 
 impl std::error::Error for CodecError {}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trailing_bytes_are_rejected() {
-        let mut bytes = encode(&7u64).unwrap().to_vec();
-        assert_eq!(decode::<u64>(&bytes), Ok(7));
-        bytes.push(0);
-        assert!(decode::<u64>(&bytes).is_err());
-    }
-
-    #[test]
-    fn a_nesting_bomb_is_an_error() {
-        let bomb = vec![0x81; 100_000];
-        assert!(decode::<ciborium::Value>(&bomb).is_err());
-    }
-
-    #[test]
-    fn bytes_travel_as_a_byte_string() {
-        let encoded = encode(&Bytes::from(vec![9; 100])).unwrap();
-        assert_eq!(encoded[0] >> 5, 2, "major type 2 is a byte string");
-        assert_eq!(encoded.len(), 102);
+impl serde::ser::Error for CodecError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
     }
 }
+
+impl serde::de::Error for CodecError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
+
+/// Room that most bodies do not outgrow, in bytes.
+const SMALL: usize = 96;
+
+// The three highest bits of an item's first byte.
+const UNSIGNED: u8 = 0;
+const NEGATIVE: u8 = 1;
+const BYTES: u8 = 2;
+const TEXT: u8 = 3;
+const ARRAY: u8 = 4;
+const MAP: u8 = 5;
+const TAG: u8 = 6;
+const SIMPLE: u8 = 7;
+
+/// In the five lower bits: the item ends with a break.
+const INDEFINITE: u8 = 31;
+const BREAK: u8 = 0xff;
+
+// Simple values.
+const FALSE: u8 = 20;
+const TRUE: u8 = 21;
+const NULL: u8 = 22;
+const UNDEFINED: u8 = 23;
+
+// Tags of integers that need more than 64 bits (RFC 8949 section 3.4.3).
+const TAG_BIG_POSITIVE: u64 = 2;
+const TAG_BIG_NEGATIVE: u64 = 3;

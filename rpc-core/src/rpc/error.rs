@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::codec;
 use super::schema::Schema;
 
 /// What became of a call that has no result. The worst over its transmissions: *unknown* beats *not executed*.
@@ -241,6 +242,17 @@ pub enum Failure {
 impl From<RpcError> for Failure {
     fn from(error: RpcError) -> Self {
         Self::Rpc(error)
+    }
+}
+
+/// A method's own error where the caller does not have its type: shown in CBOR diagnostic notation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MethodError(pub codec::Value);
+
+impl fmt::Display for MethodError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        codec::encode(&self.0).map_or(Err(fmt::Error), |bytes| codec::diagnostic(&bytes).fmt(f))
     }
 }
 

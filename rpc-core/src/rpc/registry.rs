@@ -13,8 +13,10 @@ use serde::de::DeserializeOwned;
 use super::call::Remote;
 use super::codec;
 use super::error::{Code, Failure, Outcome, RpcError};
+use super::handle;
 use super::path::MethodId;
 use super::schema::{MethodSchema, Schema};
+use crate::endpoint::CallId;
 use crate::runtime::{BoxFuture, Instant, Runtime};
 
 /// What a handler knows about the call it serves. Cheap to clone.
@@ -24,6 +26,8 @@ pub struct Ctx {
     pub address: SocketAddr,
     /// The random id that the calling process drew at its start.
     pub client_id: u128,
+    /// Names the call on its connection.
+    pub call: CallId,
     /// When the caller stops waiting, on this node's clock.
     pub deadline: Instant,
     /// The peer that calls: its services can be called back over the same connection.
@@ -92,10 +96,11 @@ impl Services {
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
         let refusal = Refusal::new(schema);
-        let handler: Handler = Arc::new(move |ctx, body: Bytes| match codec::decode(&body) {
+        let handler: Handler = Arc::new(move |ctx, body: Bytes| match decode_request(&ctx, &body) {
             Ok(request) => {
+                let (caller, call) = (ctx.caller.clone(), ctx.call);
                 let answer = handler(ctx, request);
-                Box::pin(async move { encode_answer(answer.await) })
+                Box::pin(async move { encode_answer(answer.await, &caller, call) })
             }
             Err(error) => {
                 let refusal = refusal.of(&error);
@@ -120,8 +125,11 @@ impl Services {
             // Inside the future, so that a panic is caught as that of an async handler is.
             Box::pin(async move {
                 let (handler, refusal) = &*shared;
-                match codec::decode(&body) {
-                    Ok(request) => encode_answer(handler(ctx, request)),
+                match decode_request(&ctx, &body) {
+                    Ok(request) => {
+                        let (caller, call) = (ctx.caller.clone(), ctx.call);
+                        encode_answer(handler(ctx, request), &caller, call)
+                    }
                     Err(error) => Err(refusal.of(&error)),
                 }
             })
@@ -181,6 +189,12 @@ pub(crate) struct Table {
     methods: BTreeMap<MethodId, Arc<Served>>,
 }
 
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.methods.values().map(|served| &served.name)).finish()
+    }
+}
+
 /// A method with its full name.
 pub(crate) struct Served {
     pub(crate) name: Arc<str>,
@@ -218,10 +232,15 @@ impl Table {
         (Self { methods }, removed)
     }
 
-    /// The full names and what is known about them, ascending by name.
+    /// The full names and what is known about them, ascending by name; not the reserved methods, which are part of the
+    /// protocol.
     pub(crate) fn catalogue(&self) -> Vec<(String, MethodSchema)> {
-        let mut methods: Vec<_> =
-            self.methods.values().map(|served| (served.name.to_string(), served.method.schema)).collect();
+        let mut methods: Vec<_> = self
+            .methods
+            .values()
+            .filter(|served| !served.name.starts_with('@'))
+            .map(|served| (served.name.to_string(), served.method.schema))
+            .collect();
         methods.sort_by(|(one, _), (other, _)| one.cmp(other));
         methods
     }
@@ -264,13 +283,33 @@ impl Refusal {
     }
 }
 
+/// Decodes a request, with the services and streams in it.
+fn decode_request<Q: DeserializeOwned>(ctx: &Ctx, body: &[u8]) -> Result<Q, codec::CodecError> {
+    handle::bind(ctx.caller.arrival(ctx.call), || codec::decode(body))
+}
+
 /// Encodes what a handler answered. A result that cannot be encoded has been computed: the call was executed.
-fn encode_answer<R: Serialize, E: Serialize>(answer: Result<R, E>) -> Result<Bytes, Failure> {
+fn encode_answer<R: Serialize, E: Serialize>(
+    answer: Result<R, E>,
+    caller: &Remote,
+    call: CallId,
+) -> Result<Bytes, Failure> {
     let failed = |error: codec::CodecError| {
         Failure::Rpc(RpcError::new(Code::Internal, Outcome::Unknown, format!("answer not encoded: {error}")))
     };
     match answer {
-        Ok(result) => codec::encode(&result).map_err(failed),
+        Ok(result) => {
+            let (body, cargo) = handle::collect(|| codec::encode(&result));
+            let body = body.map_err(failed)?;
+            if !cargo.is_empty()
+                && let Some(session) = caller.session()
+            {
+                session
+                    .attach(call, true, &cargo)
+                    .map_err(|error| RpcError { outcome: Outcome::Unknown, ..error })?;
+            }
+            Ok(body)
+        }
         Err(error) => Err(Failure::Method(codec::encode(&error).map_err(failed)?)),
     }
 }

@@ -6,3 +6,7 @@ pub const NORMAL: u64 = 0;
 pub const IDLE: u64 = 1;
 /// The receiver of this frame broke the protocol; the reason names how.
 pub const VIOLATION: u64 = 2;
+/// The receiver of this frame was sent away; the reason says why.
+pub const DISCONNECTED: u64 = 16;
+/// The receiver of this frame is not welcome; the reason says why.
+pub const REFUSED: u64 = 17;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use rpc_core::endpoint::Lane;
-use rpc_core::rpc::call::{Attempt, Channel};
+use rpc_core::endpoint::{CallId, Lane};
+use rpc_core::rpc::call::{Attempt, Channel, Reply};
 use rpc_core::rpc::{Ctx, Failure, MethodId, Remote, Services};
 use rpc_core::runtime::{BoxFuture, Runtime};
 
@@ -43,17 +43,19 @@ impl Loopback {
 }
 
 impl Channel for Loopback {
-    fn attempt(&self, request: Attempt) -> BoxFuture<Result<Bytes, Failure>> {
+    fn attempt(&self, request: Attempt) -> BoxFuture<Result<Reply, Failure>> {
         assert_eq!(request.method, MethodId::of(&request.name), "the id is that of the full name");
         self.lock().push(request.clone());
         let ctx = Ctx {
             address: self.address(),
             client_id: 7,
+            call: CallId(0),
             deadline: request.deadline,
             caller: self.remote(),
             runtime: self.runtime.clone(),
         };
-        self.services.dispatch(&request.name, ctx, request.body)
+        let answer = self.services.dispatch(&request.name, ctx, request.body);
+        Box::pin(async move { answer.await.map(Reply::from) })
     }
 
     fn address(&self) -> SocketAddr {

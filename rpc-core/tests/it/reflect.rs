@@ -243,3 +243,33 @@ fn calls_of_a_service_that_is_removed_go_on_to_their_end() {
         assert_eq!(open.await.unwrap(), Ok("done".to_owned()));
     });
 }
+
+#[test]
+fn a_script_calls_without_types() {
+    use rpc_core::rpc::codec::{Value, diagnostic, encode, from_diagnostic};
+
+    let divide = |_: Ctx, (a, b): (i64, i64)| a.checked_div(b).ok_or((a, "by zero"));
+    let (world, _server, client) = pair(Services::new().method_sync("divide", divide));
+    world.run(async move {
+        let remote = client.remote(address(1));
+        let body = |a: i64, b: i64| Value::from(vec![Value::from(a), Value::from(b)]);
+        assert_eq!(remote.call_value("divide", &body(7, 2)).await, Ok(3.into()));
+        let error = remote.call_value("divide", &body(7, 0)).await.unwrap_err();
+        assert_eq!((error.outcome(), error.to_string().as_str()), (Outcome::Executed, "[7, \"by zero\"]"));
+
+        let typed = from_diagnostic("[7, 2]").unwrap();
+        assert_eq!(typed, encode(&(7i64, 2i64)).unwrap());
+        assert_eq!(diagnostic(&remote.call_raw("divide", typed).await.unwrap()).to_string(), "3");
+    });
+}
+
+#[test]
+fn a_panic_of_a_plain_method_is_an_internal_error() {
+    let services =
+        Services::new().method_sync("panic", |_: Ctx, (): ()| -> Result<(), Never> { panic!("planted") });
+    let (world, _server, client) = pair(services);
+    world.run(async move {
+        let error = rpc_error(client.remote(address(1)).call::<_, (), Never>("panic", &()).await);
+        assert_eq!((error.code, error.outcome), (Code::Internal, Outcome::Unknown));
+    });
+}

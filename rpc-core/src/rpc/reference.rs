@@ -1,0 +1,184 @@
+//! Services that travel: as arguments and results of calls, to be called back over the same connection.
+//!
+//! Calls of such a service, and the end of it, are ordinary calls of reserved methods in the other direction:
+//!
+//! ```text
+//! @ref.call     [handle-id, method: uint, body: bstr]    -> the method's answer
+//! @ref.release  [* handle-id]                            -> null
+//! ```
+//! `method` is the id of the method's name within the service, as [`MethodId`] computes it. A call of a service that
+//! was released, or that this connection never carried, is answered METHOD_NOT_FOUND, not executed.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::call::{Attempt, Channel, Remote, Reply};
+use super::codec;
+use super::error::{Code, Failure, RpcError};
+use super::handle::{self, Carried, HandleId};
+use super::path::MethodId;
+use super::registry::{Ctx, NameCollision, Served, Services, Table};
+use super::session::Session;
+use crate::endpoint::ConnId;
+use crate::runtime::{BoxFuture, Runtime};
+
+/// A service that travels. `C` is what calls it: a generated client, or [`Remote`] for calls by name.
+///
+/// On the side that made it, it is the service itself; on the side that received it, in the arguments of a method or
+/// in a result, [`ServiceRef::client`] calls it over the connection that it came by. The service lives as long as the
+/// receiver holds it (the reference, a client made from it, or a clone of either), at most as long as the connection.
+///
+/// ```
+/// # use rpc_core::rpc::{Ctx, Never, ServiceRef};
+/// #[rpc_core::service]
+/// trait Guest {
+///     async fn ready(&self, ctx: Ctx, cake: u32) -> Result<(), Never>;
+/// }
+///
+/// #[rpc_core::service]
+/// trait Baker {
+///     async fn bake(&self, ctx: Ctx, cakes: u32, guest: ServiceRef<GuestClient>) -> Result<(), Never>;
+/// }
+/// ```
+pub struct ServiceRef<C = Remote> {
+    place: Place,
+    client: PhantomData<fn() -> C>,
+}
+
+#[derive(Clone)]
+enum Place {
+    /// A service of this side.
+    Here(Arc<Table>),
+    /// A service of the peer.
+    There(Remote),
+    /// Read outside of a call.
+    Nowhere,
+}
+
+impl<C> ServiceRef<C> {
+    /// Makes a reference to `services`, to be passed to peers.
+    ///
+    /// # Errors
+    /// When two methods share one wire id.
+    pub fn new(services: Services) -> Result<Self, NameCollision> {
+        Ok(Self { place: Place::Here(Arc::new(Table::default().with(&services)?)), client: PhantomData })
+    }
+}
+
+impl<C: From<Remote>> ServiceRef<C> {
+    /// What calls the service.
+    ///
+    /// # Errors
+    /// BAD_REQUEST when the reference did not come in the body of a call.
+    pub fn client(&self) -> Result<C, RpcError> {
+        let refused = |what| Err(RpcError::not_executed(Code::BadRequest, what));
+        match &self.place {
+            Place::There(remote) => Ok(remote.clone().into()),
+            Place::Here(_) => refused("a reference to a service of this side is called by who receives it"),
+            Place::Nowhere => refused("a reference that was not read from the body of a call leads nowhere"),
+        }
+    }
+}
+
+impl<C> Clone for ServiceRef<C> {
+    fn clone(&self) -> Self {
+        Self { place: self.place.clone(), client: PhantomData }
+    }
+}
+
+impl<C> fmt::Debug for ServiceRef<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Here(table) => write!(f, "ServiceRef({table:?})"),
+            Place::There(remote) => write!(f, "ServiceRef({remote:?})"),
+            Place::Nowhere => f.write_str("ServiceRef(nowhere)"),
+        }
+    }
+}
+
+impl<C> Serialize for ServiceRef<C> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::Error;
+        match &self.place {
+            Place::Here(table) => handle::encode(serializer, Carried::Service(Arc::clone(table))),
+            _ => Err(S::Error::custom(
+                "a peer's service cannot travel on: pass a service of your own that calls it",
+            )),
+        }
+    }
+}
+
+impl<'de, C> Deserialize<'de> for ServiceRef<C> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = handle::decode_service(deserializer)?;
+        let place = read.bound.map_or(Place::Nowhere, |(session, id)| {
+            session.hold();
+            Place::There(Remote::new(Arc::new(Import { session, id })))
+        });
+        Ok(Self { place, client: PhantomData })
+    }
+}
+
+/// The channel to a service that a peer passed. Dropped, it releases the service.
+struct Import {
+    session: Arc<Session>,
+    id: HandleId,
+}
+
+impl Channel for Import {
+    fn attempt(&self, mut attempt: Attempt) -> BoxFuture<Result<Reply, Failure>> {
+        match codec::encode(&(self.id, attempt.method.0, &attempt.body)) {
+            Ok(body) => attempt.body = body,
+            Err(error) => {
+                let error = RpcError::not_executed(Code::BadRequest, error.to_string());
+                return Box::pin(async move { Err(error.into()) });
+            }
+        }
+        attempt.method = MethodId::of(CALL);
+        self.session.channel().attempt(attempt)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.session.channel().address()
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.session.channel().runtime()
+    }
+
+    fn session(&self, _: Option<ConnId>) -> Option<Arc<Session>> {
+        Some(Arc::clone(&self.session))
+    }
+}
+
+impl Drop for Import {
+    fn drop(&mut self) {
+        self.session.release(self.id);
+    }
+}
+
+/// Calls a method of a service that travelled.
+pub(crate) const CALL: &str = "@ref.call";
+
+/// Serves [`CALL`].
+pub(super) fn serve_call(ctx: Ctx, body: Bytes) -> BoxFuture<Result<Bytes, Failure>> {
+    let refused = |code, what: String| -> BoxFuture<Result<Bytes, Failure>> {
+        Box::pin(async move { Err(RpcError::not_executed(code, what).into()) })
+    };
+    let (id, method, body) = match codec::decode::<(HandleId, u32, Bytes)>(&body) {
+        Ok(request) => request,
+        Err(error) => return refused(Code::BadRequest, format!("call of a reference: {error}")),
+    };
+    let Some(table) = ctx.caller.session().and_then(|session| session.service(id)) else {
+        return refused(Code::MethodNotFound, format!("no service {id} on this connection"));
+    };
+    match table.get(MethodId(method)) {
+        Some(Served { method, .. }) => (method.handler)(ctx, body),
+        None => refused(Code::MethodNotFound, format!("no method with id {method:#010x} at service {id}")),
+    }
+}
