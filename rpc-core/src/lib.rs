@@ -68,6 +68,7 @@
 // The code that the macro writes names this crate `rpc_core`, here as well.
 extern crate self as rpc_core;
 
+pub mod blocking;
 pub mod conn;
 pub mod crdt;
 pub mod driver;

@@ -6,22 +6,34 @@
 )]
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::oneshot;
+
 use crate::runtime::{Abort, Backend, BoxFuture, Instant, Runtime};
 
 /// The runtime of this process, on the tokio runtime that is current when tasks are spawned through it.
 pub fn runtime(handle: tokio::runtime::Handle) -> Runtime {
-    Runtime::new(Arc::new(System { origin: std::time::Instant::now(), handle }))
+    Runtime::new(Arc::new(System { origin: std::time::Instant::now(), handle, _kept: None }))
+}
+
+/// The same, and what ends when the last clone of the runtime is dropped: until then, the tokio runtime must live, for
+/// somebody may wait for one of its timers.
+pub(crate) fn kept_runtime(handle: tokio::runtime::Handle) -> (Runtime, oneshot::Receiver<()>) {
+    let (kept, dropped) = oneshot::channel();
+    let system = System { origin: std::time::Instant::now(), handle, _kept: Some(kept) };
+    (Runtime::new(Arc::new(system)), dropped)
 }
 
 struct System {
     origin: std::time::Instant,
     handle: tokio::runtime::Handle,
+    /// Dropped with this.
+    _kept: Option<oneshot::Sender<()>>,
 }
 
 impl Backend for System {
@@ -58,8 +70,8 @@ impl Backend for System {
     }
 }
 
-/// Polls `task` on this thread until it is done, parking in between.
-fn block_on(mut task: BoxFuture<()>) {
+/// Polls `future` on this thread until it is done, parking in between.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
 
     impl Wake for Unpark {
@@ -68,9 +80,13 @@ fn block_on(mut task: BoxFuture<()>) {
         }
     }
 
+    let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut cx = Context::from_waker(&waker);
-    while Pin::new(&mut task).poll(&mut cx) == Poll::Pending {
-        std::thread::park();
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
     }
 }

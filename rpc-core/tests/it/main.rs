@@ -1,5 +1,6 @@
 //! Tests of rpc-core through its public names.
 
+mod blocking;
 mod handles;
 mod loopback;
 mod matrix;

@@ -69,15 +69,18 @@ impl<'a> Reader<'a> {
         }
         if self.eat("\"") {
             let text = self.string('"')?;
-            return Ok(self.with_length(3, text.as_bytes()));
+            self.with_length(3, text.as_bytes());
+            return Ok(());
         }
         if self.eat("h'") {
             let bytes = self.hex()?;
-            return Ok(self.with_length(2, &bytes));
+            self.with_length(2, &bytes);
+            return Ok(());
         }
         if self.eat("'") {
             let text = self.string('\'')?;
-            return Ok(self.with_length(2, text.as_bytes()));
+            self.with_length(2, text.as_bytes());
+            return Ok(());
         }
         let start = self.at;
         let word = self.word();

@@ -23,13 +23,13 @@ pub enum Shape {
     /// A number, a text, bytes, null: by its Rust name, `unit` for null, `bytes` for a byte string.
     Scalar(&'static str),
     /// A value or null.
-    Optional(Box<Shape>),
+    Optional(Box<Self>),
     /// An array of any length.
-    List(Box<Shape>),
+    List(Box<Self>),
     /// A map with any keys.
-    Map(Box<Shape>, Box<Shape>),
+    Map(Box<Self>, Box<Self>),
     /// An array of a fixed length.
-    Tuple(Vec<Shape>),
+    Tuple(Vec<Self>),
     /// A struct or an enum: the index of its definition.
     Named(usize),
 }

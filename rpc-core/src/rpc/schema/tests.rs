@@ -71,20 +71,20 @@ fn types_inside_themselves_come_to_an_end() {
     #[derive(Deserialize)]
     #[expect(dead_code, reason = "only its shape counts")]
     enum Term {
-        Add(Box<Term>, Box<Term>),
-        Call { name: String, arguments: Vec<Term> },
+        Add(Box<Self>, Box<Self>),
+        Call { name: String, arguments: Vec<Self> },
         Number(f64),
     }
     #[derive(Deserialize)]
     #[expect(dead_code, reason = "only its shape counts")]
     struct List {
         head: u8,
-        tail: Option<Box<List>>,
+        tail: Option<Box<Self>>,
     }
     #[derive(Deserialize)]
     #[expect(dead_code, reason = "only its shape counts")]
     struct Endless {
-        next: Box<Endless>,
+        next: Box<Self>,
     }
     let term = "#0(\"Add\":[#0,#0,]|\"Call\"{\"name\":text,\"arguments\":[*#0],}|\"Number\":f64|);";
     assert_eq!(canonical::<Term>(), term);
