@@ -24,6 +24,7 @@ mod path;
 mod ranges;
 mod recovery;
 mod sent;
+mod table;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 pub use self::config::Config;
 pub use self::counters::Counters;
 pub use self::event::{CallId, ConnId, ConnectionInfo, Event, LostReason, Request, SendError};
+pub(crate) use self::table::CallTable;
 pub use crate::wire::{Form, Lane};
 
 use self::acks::Received;

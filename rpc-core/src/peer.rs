@@ -12,6 +12,7 @@ mod peers;
 mod serving;
 mod sessions;
 mod state;
+mod waiting;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,11 +1,12 @@
 //! The calls that the peer makes: each is started at most once, and what is forgotten is never started again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::intake::Reassembly;
 use super::ranges::RangeSet;
+use super::table::CallTable;
 use crate::runtime::Instant;
 use crate::wire::frame::RequestHead;
 use crate::wire::{Form, Lane, Malformed};
@@ -17,7 +18,7 @@ pub(super) struct Callee {
     parity: u64,
     calls_max: usize,
     kept_bytes_max: usize,
-    calls: BTreeMap<u64, Serving>,
+    calls: CallTable<Serving>,
     /// Halved numbers of all calls from the floor on that were ever taken, refused or cancelled. A call in here is
     /// never started, whether or not its answer is still known.
     taken: RangeSet,
@@ -89,7 +90,7 @@ impl Callee {
             parity,
             calls_max,
             kept_bytes_max,
-            calls: BTreeMap::new(),
+            calls: CallTable::default(),
             taken: RangeSet::default(),
             floor: parity,
             largest: parity,
@@ -111,7 +112,7 @@ impl Callee {
     }
 
     pub(super) fn get_mut(&mut self, call: u64) -> Option<&mut Serving> {
-        self.calls.get_mut(&call)
+        self.calls.get_mut(call)
     }
 
     /// Judges a request, or a part of one that is not coming in yet. Changes nothing.
@@ -122,7 +123,7 @@ impl Callee {
         if call < self.floor {
             return Ok(Admission::Ignore);
         }
-        Ok(match self.calls.get(&call) {
+        Ok(match self.calls.get(call) {
             Some(Serving::Done { answer, .. }) => Admission::Repeat(answer.clone()),
             Some(_) => Admission::Ignore,
             None if self.taken.contains(call / 2) => Admission::Forgotten,
@@ -157,7 +158,7 @@ impl Callee {
     }
 
     pub(super) fn is_running(&self, call: u64) -> bool {
-        matches!(self.calls.get(&call), Some(Serving::Running { .. }))
+        matches!(self.calls.get(call), Some(Serving::Running { .. }))
     }
 
     /// A call of the table that was running or coming in is answered.
@@ -171,7 +172,7 @@ impl Callee {
 
     /// The peer has the answer: it is kept as long as there is room. Returns how many were forgotten for it.
     pub(super) fn on_delivered(&mut self, call: u64) -> u64 {
-        let Some(Serving::Done { answer, delivered }) = self.calls.get_mut(&call) else { return 0 };
+        let Some(Serving::Done { answer, delivered }) = self.calls.get_mut(call) else { return 0 };
         if *delivered {
             return 0;
         }
@@ -182,7 +183,7 @@ impl Callee {
         while self.kept_bytes > self.kept_bytes_max || self.kept.len() > self.calls_max {
             let Some(oldest) = self.kept.pop_front() else { break };
             // Gone already if the peer said that it has seen it.
-            if matches!(self.calls.get(&oldest), Some(Serving::Done { delivered: true, .. })) {
+            if matches!(self.calls.get(oldest), Some(Serving::Done { delivered: true, .. })) {
                 self.remove(oldest);
                 evicted += 1;
             }
@@ -213,13 +214,13 @@ impl Callee {
             self.floor = floor;
             self.taken.remove_below(floor.div_ceil(2));
         }
-        let call = *self.calls.first_key_value()?.0;
-        if call >= self.floor {
+        let lowest = self.calls.first().filter(|call| *call < self.floor);
+        let Some(call) = lowest else {
             while self.kept.front().is_some_and(|call| *call < self.floor) {
                 self.kept.pop_front();
             }
             return None;
-        }
+        };
         Some((call, self.remove(call)?))
     }
 
@@ -257,7 +258,7 @@ impl Callee {
     }
 
     fn remove(&mut self, call: u64) -> Option<Serving> {
-        let serving = self.calls.remove(&call)?;
+        let serving = self.calls.remove(call)?;
         match &serving {
             Serving::Done { answer, delivered: true } => self.kept_bytes -= answer.body.len(),
             Serving::Done { .. } => {}

@@ -1,8 +1,7 @@
 //! The calls that this side makes: which are open, and what the peer may forget.
 
-use std::collections::BTreeMap;
-
 use super::intake::Reassembly;
+use super::table::CallTable;
 use crate::wire::Form;
 
 /// Open calls of this side.
@@ -11,7 +10,7 @@ pub(super) struct Caller {
     /// The next call: even on the side that opened the connection, odd on the other.
     next: u64,
     /// With the large response that is coming in, if one is.
-    open: BTreeMap<u64, Option<Box<Arriving>>>,
+    open: CallTable<Option<Box<Arriving>>>,
     /// The floor of the last SEEN that is not known to be lost.
     floor_sent: u64,
 }
@@ -25,9 +24,9 @@ pub(super) struct Arriving {
 }
 
 impl Caller {
-    pub(super) const fn new(initiator: bool) -> Self {
+    pub(super) fn new(initiator: bool) -> Self {
         let first = if initiator { 0 } else { 1 };
-        Self { next: first, open: BTreeMap::new(), floor_sent: first }
+        Self { next: first, open: CallTable::default(), floor_sent: first }
     }
 
     pub(super) fn open(&mut self) -> u64 {
@@ -37,7 +36,7 @@ impl Caller {
         call
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(super) const fn count(&self) -> usize {
         self.open.len()
     }
 
@@ -48,12 +47,12 @@ impl Caller {
 
     /// Where the large response of an open call is put together.
     pub(super) fn response(&mut self, call: u64) -> Option<&mut Option<Box<Arriving>>> {
-        self.open.get_mut(&call)
+        self.open.get_mut(call)
     }
 
     /// Ends a call; `None` if it was not open.
     pub(super) fn end(&mut self, call: u64) -> Option<Option<Box<Arriving>>> {
-        self.open.remove(&call)
+        self.open.remove(call)
     }
 
     /// Ends every call.
@@ -63,12 +62,12 @@ impl Caller {
 
     /// The open calls, oldest first.
     pub(super) fn calls(&self) -> impl Iterator<Item = u64> {
-        self.open.keys().copied()
+        self.open.iter().map(|(call, _)| call)
     }
 
     /// Every call below has ended.
     pub(super) fn floor(&self) -> u64 {
-        self.open.first_key_value().map_or(self.next, |entry| *entry.0)
+        self.open.first().unwrap_or(self.next)
     }
 
     /// The floor to be sent, when it has moved far enough to be worth a frame.

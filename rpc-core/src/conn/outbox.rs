@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::ranges::RangeSet;
 use super::sent::{Key, SentFrame};
+use super::table::CallTable;
 use crate::runtime::Instant;
 use crate::wire::frame::{self, PART_OVERHEAD_MAX, PartHead, REQUEST_OVERHEAD_MAX, RESPONSE_OVERHEAD_MAX};
 use crate::wire::{Form, Lane, varint};
@@ -31,7 +32,7 @@ pub(super) struct Clock {
 /// The messages on their way out.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    messages: BTreeMap<Key, Message>,
+    messages: Messages,
     /// Frames that fit one packet; a message is small when its frame is not longer.
     payload_max: usize,
     /// Small messages to be sent, per lane. May hold names of messages that are gone.
@@ -62,6 +63,59 @@ struct Message {
     progress: Progress,
 }
 
+/// Messages by name.
+#[derive(Debug, Default)]
+struct Messages {
+    requests: CallTable<Message>,
+    responses: CallTable<Message>,
+}
+
+impl Messages {
+    const fn of(&self, key: Key) -> &CallTable<Message> {
+        if key.response { &self.responses } else { &self.requests }
+    }
+
+    const fn of_mut(&mut self, key: Key) -> &mut CallTable<Message> {
+        if key.response { &mut self.responses } else { &mut self.requests }
+    }
+
+    const fn len(&self) -> usize {
+        self.requests.len() + self.responses.len()
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn contains(&self, key: Key) -> bool {
+        self.get(key).is_some()
+    }
+
+    fn get(&self, key: Key) -> Option<&Message> {
+        self.of(key).get(key.call)
+    }
+
+    fn get_mut(&mut self, key: Key) -> Option<&mut Message> {
+        self.of_mut(key).get_mut(key.call)
+    }
+
+    fn insert(&mut self, key: Key, message: Message) {
+        self.of_mut(key).insert(key.call, message);
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Message> {
+        self.of_mut(key).remove(key.call)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Message)> {
+        let requests =
+            self.requests.iter_mut().map(|(call, message)| (Key { call, response: false }, message));
+        let responses =
+            self.responses.iter_mut().map(|(call, message)| (Key { call, response: true }, message));
+        requests.chain(responses)
+    }
+}
+
 #[derive(Debug)]
 enum Progress {
     Small { queued: bool },
@@ -84,7 +138,7 @@ struct Large {
 impl Outbox {
     pub(super) fn new(payload_max: usize) -> Self {
         Self {
-            messages: BTreeMap::new(),
+            messages: Messages::default(),
             payload_max,
             small: Default::default(),
             waiting: Default::default(),
@@ -122,12 +176,12 @@ impl Outbox {
         if !shrinks {
             return;
         }
-        for (key, message) in &mut self.messages {
+        for (key, message) in self.messages.iter_mut() {
             let small = matches!(message.progress, Progress::Small { .. });
-            if small && !is_small(*key, &message.body, payload_max) {
+            if small && !is_small(key, &message.body, payload_max) {
                 self.age_next += 1;
                 message.progress = Progress::large(self.age_next);
-                self.waiting[message.lane as usize].push_back(*key);
+                self.waiting[message.lane as usize].push_back(key);
             }
         }
     }
@@ -153,21 +207,18 @@ impl Outbox {
     }
 
     pub(super) fn contains(&self, key: Key) -> bool {
-        self.messages.contains_key(&key)
+        self.messages.contains(key)
     }
 
     /// Whether some byte of a message may have reached the peer: it was put into a packet, or it is not here any more
     /// because it was delivered.
     pub(super) fn may_have_reached(&self, key: Key) -> bool {
-        self.messages.get(&key).is_none_or(|message| message.sent)
+        self.messages.get(key).is_none_or(|message| message.sent)
     }
 
     /// The size of every request that waits to be sent, by call.
     pub(super) fn request_sizes(&self) -> impl Iterator<Item = (u64, usize)> {
-        self.messages
-            .iter()
-            .filter(|(key, _)| !key.response)
-            .map(|(key, message)| (key.call, message.body.len()))
+        self.messages.requests.iter().map(|(call, message)| (call, message.body.len()))
     }
 
     /// Drops a message that the peer holds no buffer for any more.
@@ -195,11 +246,11 @@ impl Outbox {
     pub(super) fn on_acked(&mut self, frame: SentFrame) -> Option<Key> {
         let key = match frame {
             SentFrame::Message(key) => {
-                self.messages.get(&key)?;
+                self.messages.get(key)?;
                 key
             }
             SentFrame::Part { key, offset, size } => {
-                let message = self.messages.get_mut(&key)?;
+                let message = self.messages.get_mut(key)?;
                 let Progress::Large(large) = &mut message.progress else { return None };
                 let end = offset + u64::from(size);
                 large.acked.insert(offset, end);
@@ -219,7 +270,7 @@ impl Outbox {
     /// A frame may be lost; true if it has to go again.
     pub(super) fn on_lost(&mut self, frame: SentFrame) -> bool {
         match frame {
-            SentFrame::Message(key) => match self.messages.get_mut(&key) {
+            SentFrame::Message(key) => match self.messages.get_mut(key) {
                 Some(Message { progress: Progress::Small { queued }, lane, .. }) if !*queued => {
                     *queued = true;
                     self.small[*lane as usize].push_front(key);
@@ -228,7 +279,7 @@ impl Outbox {
                 _ => false,
             },
             SentFrame::Part { key, offset, size } => {
-                let Some(Message { progress: Progress::Large(large), .. }) = self.messages.get_mut(&key)
+                let Some(Message { progress: Progress::Large(large), .. }) = self.messages.get_mut(key)
                 else {
                     return false;
                 };
@@ -268,7 +319,7 @@ impl Outbox {
     ) -> bool {
         while let Some(key) = self.small[lane as usize].front().copied() {
             if let Some(Message { head, body, sent, progress: Progress::Small { queued }, .. }) =
-                self.messages.get_mut(&key)
+                self.messages.get_mut(key)
                 && *queued
             {
                 let size_max = body.len() + small_overhead(key, head, clock);
@@ -305,7 +356,7 @@ impl Outbox {
             if space < PART_OVERHEAD_MAX + PART_SIZE_MIN {
                 return true;
             }
-            let Some(message) = self.messages.get_mut(&key) else { return false };
+            let Some(message) = self.messages.get_mut(key) else { return false };
             let Progress::Large(large) = &mut message.progress else { return false };
             let total = message.body.len() as u64;
             let (offset, limit) = large.resend.first().unwrap_or((large.next, total));
@@ -347,7 +398,7 @@ impl Outbox {
         for lane in [Lane::Control, Lane::Normal, Lane::Bulk] {
             while let Some(key) = self.waiting[lane as usize].front().copied() {
                 if let Some(Message { progress: Progress::Large(large), body, .. }) =
-                    self.messages.get_mut(&key)
+                    self.messages.get_mut(key)
                     && !large.started
                 {
                     let (size, started) = (body.len() as u64, &mut self.started[lane as usize]);
@@ -365,7 +416,7 @@ impl Outbox {
 
     /// Puts a started large message where it belongs in the order of what goes next.
     fn relist(&mut self, key: Key) {
-        let Some(message) = self.messages.get_mut(&key) else { return };
+        let Some(message) = self.messages.get_mut(key) else { return };
         let Progress::Large(large) = &mut message.progress else { return };
         let remaining = message.body.len() as u64 - large.next + large.resend.total();
         let listed = (remaining > 0).then_some(remaining);
@@ -397,7 +448,7 @@ impl Outbox {
 
     /// Takes a message out; what it holds of the window if it is large and was started.
     fn take(&mut self, key: Key) -> Option<(Lane, u64)> {
-        let message = self.messages.remove(&key)?;
+        let message = self.messages.remove(key)?;
         let Progress::Large(large) = message.progress else { return None };
         if let Some(remaining) = large.listed {
             self.by_remaining[message.lane as usize].remove(&(remaining, large.age, key));
@@ -428,9 +479,9 @@ fn is_small(key: Key, body: &[u8], payload_max: usize) -> bool {
 }
 
 /// Forgets names of messages that are gone when they are most of a queue that cannot be sent.
-fn compact(queue: &mut VecDeque<Key>, messages: &BTreeMap<Key, Message>) {
+fn compact(queue: &mut VecDeque<Key>, messages: &Messages) {
     if queue.len() > 2 * messages.len() + QUEUE_SLACK {
-        queue.retain(|key| messages.contains_key(key));
+        queue.retain(|key| messages.contains(*key));
     }
 }
 

@@ -1,13 +1,13 @@
 //! The channel behind a [`Remote`](crate::rpc::Remote): single transmissions over one connection of the peer.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-use bytes::Bytes;
-use tokio::sync::oneshot;
+use std::task::{Context, Poll};
 
 use super::Inner;
-use super::state::{Ended, State};
+use super::state::State;
+use super::waiting::Ended;
 use crate::endpoint::{CallId, ConnId, Form, Request, SendError};
 use crate::rpc::call::{Attempt, Channel, Reply};
 use crate::rpc::error::Origin;
@@ -32,15 +32,21 @@ pub(super) enum Target {
     Connection { conn: ConnId, address: SocketAddr },
 }
 
+impl Target {
+    const fn address(self) -> SocketAddr {
+        match self {
+            Self::Address(address) | Self::Connection { address, .. } => address,
+        }
+    }
+}
+
 impl Channel for Link {
     fn attempt(&self, attempt: Attempt) -> BoxFuture<Result<Reply, Failure>> {
         Box::pin(transmit(Arc::clone(&self.inner), self.target, attempt))
     }
 
     fn address(&self) -> SocketAddr {
-        match self.target {
-            Target::Address(address) | Target::Connection { address, .. } => address,
-        }
+        self.target.address()
     }
 
     fn runtime(&self) -> &Runtime {
@@ -74,41 +80,44 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
         .into());
     }
     let request = Request { method: method.0, lane, deadline, idempotent, form: Form::default(), body };
-    let (answer, mut open, passed) = {
+    let (mut open, passed) = {
         let mut state = inner.lock();
         let conn = state.connection_to(target, now)?;
         let call = state.endpoint.request(now, conn, request).map_err(|error| refused(&error))?;
-        let (sender, answer) = oneshot::channel();
-        state.waiting.insert((conn, call), sender);
+        state.waiting.open(conn, call, deadline);
         // Before any of the call can be sent.
         let passed = state.pass(&inner, conn, call, cargo);
-        (answer, OpenCall { inner: Arc::clone(&inner), conn, call, passed: None }, passed)
+        (OpenCall { inner: Arc::clone(&inner), conn, call, ended: false, passed: None }, passed)
     };
     open.passed = passed?;
     inner.doorbell.ring();
-    let ended = inner.runtime.timeout_at(deadline, answer).await;
-    let origin = Origin { address: open.address(target), method: name.to_string() };
-    let came_by = Some((open.conn, open.call));
-    let result = match ended {
-        Ok(Ok(Ended::Answered { status, body })) => {
-            read_answer(status, body, origin).map(|body| Reply { body, came_by })
+    let address = target.address();
+    let origin = || Origin { address, method: name.to_string() };
+    let result = match poll_fn(|cx| open.poll_ended(cx)).await {
+        Ended::Answered { status: status::OK, body } => {
+            Ok(Reply { body, came_by: Some((open.conn, open.call)) })
         }
-        Ok(Ok(Ended::Lost { reason, sent })) => {
-            let outcome = if sent { Outcome::Unknown } else { Outcome::NotExecuted };
-            let message = format!("no answer from {}: {reason}", origin.address);
-            Err(RpcError::new(Code::ConnectionLost, outcome, message).into())
+        Ended::Answered { status: status::METHOD_ERROR, body } => Err(Failure::Method(body)),
+        Ended::Answered { status, body } => Err(read_error(status, &body, origin()).into()),
+        Ended::Lost { reason, sent } => {
+            let message = format!("no answer from {address}: {reason}");
+            Err(RpcError::new(Code::ConnectionLost, unanswered(sent), message).into())
         }
-        Ok(Err(_)) => Err(RpcError::new(Code::Cancelled, Outcome::Unknown, "this peer was closed").into()),
-        Err(_) => {
-            let outcome = open.outcome_if_dropped();
-            let message = format!("no answer from {} within the deadline", origin.address);
-            Err(RpcError::new(Code::Timeout, outcome, message).into())
+        Ended::TimedOut { sent } => {
+            let message = format!("no answer from {address} within the deadline");
+            Err(RpcError::new(Code::Timeout, unanswered(sent), message).into())
         }
+        Ended::Closed => Err(RpcError::new(Code::Cancelled, Outcome::Unknown, "this peer was closed").into()),
     };
     if !matches!(result, Err(Failure::Rpc(_))) {
         open.passed = None;
     }
     result
+}
+
+/// What is known of a call without an answer.
+const fn unanswered(sent: bool) -> Outcome {
+    if sent { Outcome::Unknown } else { Outcome::NotExecuted }
 }
 
 impl State {
@@ -131,28 +140,21 @@ impl State {
     }
 }
 
-/// A call that the endpoint knows; dropped before its answer, it is cancelled.
+/// A call that the endpoint knows; dropped before its end, it is cancelled.
 struct OpenCall {
     inner: Arc<Inner>,
     conn: ConnId,
     call: CallId,
+    ended: bool,
     /// What it carries, to be taken back if it does not succeed.
     passed: Option<(Arc<Session>, Cargo)>,
 }
 
 impl OpenCall {
-    fn address(&self, target: Target) -> SocketAddr {
-        match target {
-            Target::Address(address) | Target::Connection { address, .. } => address,
-        }
-    }
-
-    /// What is known of a call without an answer: before the setup exchange is complete nothing of it was sent.
-    fn outcome_if_dropped(&self) -> Outcome {
-        match self.inner.lock().endpoint.connection(self.conn) {
-            Some(info) if !info.established => Outcome::NotExecuted,
-            _ => Outcome::Unknown,
-        }
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let polled = self.inner.lock().waiting.poll(cx, self.conn, self.call);
+        self.ended = polled.is_ready();
+        polled
     }
 }
 
@@ -162,8 +164,11 @@ impl Drop for OpenCall {
             let what = "the call that carried it did not succeed";
             session.detach(self.call, false, &cargo, &RpcError::new(Code::Aborted, Outcome::Unknown, what));
         }
+        if self.ended {
+            return;
+        }
         let mut state = self.inner.lock();
-        if state.waiting.remove(&(self.conn, self.call)).is_some() {
+        if let Some(_waiter) = state.waiting.give_up(self.conn, self.call) {
             state.endpoint.cancel(self.inner.runtime.now(), self.conn, self.call);
             drop(state);
             self.inner.doorbell.ring();
@@ -171,14 +176,9 @@ impl Drop for OpenCall {
     }
 }
 
-/// What an answer's status and body say.
-fn read_answer(status: u64, body: Bytes, origin: Origin) -> Result<Bytes, Failure> {
-    match status {
-        status::OK => return Ok(body),
-        status::METHOD_ERROR => return Err(Failure::Method(body)),
-        _ => {}
-    }
-    let mut error = codec::decode::<RpcError>(&body).unwrap_or_else(|_| {
+/// What an answer that is neither a result nor the method's own error says.
+fn read_error(status: u64, body: &[u8], origin: Origin) -> RpcError {
+    let mut error = codec::decode::<RpcError>(body).unwrap_or_else(|_| {
         // The transport answers with an empty body: the status says all.
         let code = Code::from(u16::try_from(status.saturating_sub(status::CODE_BASE)).unwrap_or(0));
         let refused = matches!(
@@ -190,11 +190,10 @@ fn read_answer(status: u64, body: Bytes, origin: Origin) -> Result<Bytes, Failur
                 | Code::BadRequest
                 | Code::TooLarge
         );
-        let outcome = if refused { Outcome::NotExecuted } else { Outcome::Unknown };
-        RpcError::new(code, outcome, "refused by the transport")
+        RpcError::new(code, unanswered(!refused), "refused by the transport")
     });
     error.origin.get_or_insert(origin);
-    Err(error.into())
+    error
 }
 
 /// Why the endpoint did not take a request. Nothing was sent.

@@ -3,12 +3,13 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
 use super::serving::{Arrival, Callers, encode_failure, serve};
-use super::state::{Ended, State};
+use super::state::State;
+use super::waiting::Ended;
 use super::{HANDLERS_MAX, Inner, peers, sessions};
 use crate::driver::DatagramSocket;
 use crate::endpoint::{CallId, ConnId, Event, Form};
@@ -22,7 +23,7 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
     let mut buffer = Vec::new();
     let mut timer = Timer { deadline: None, sleep: None };
     loop {
-        timer.set(&inner, inner.lock().endpoint.poll_timeout());
+        timer.set(&inner, inner.lock().timeout());
         if let Err(error) = wait(&inner, &socket, &mut timer, &mut datagrams).await {
             tracing::error!(local_addr = %inner.local_addr, %error, "socket failed");
             inner.lock().closing = true;
@@ -40,7 +41,7 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
             drop(state);
             sessions::end(lost);
             serving.iter().for_each(Task::abort);
-            drop(waiting);
+            waiting.into_iter().for_each(Waker::wake);
             inner.quiet.notify_waiters();
             return;
         }
@@ -71,7 +72,7 @@ async fn wait(
     .await
 }
 
-/// The endpoint's next timeout; made anew only when it moved.
+/// Fires at the next timeout or before; made anew only when that comes earlier than it would.
 struct Timer {
     deadline: Option<Instant>,
     sleep: Option<BoxFuture<()>>,
@@ -79,13 +80,14 @@ struct Timer {
 
 impl Timer {
     fn set(&mut self, inner: &Inner, deadline: Option<Instant>) {
-        if self.deadline != deadline {
+        let in_time = deadline.is_none_or(|next| self.deadline.is_some_and(|armed| armed <= next));
+        if !in_time {
             self.deadline = deadline;
             self.sleep = deadline.map(|deadline| inner.runtime.sleep_until(deadline));
         }
     }
 
-    /// Ready once for each deadline that was set.
+    /// Ready once for each time that it was made.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(sleep) = &mut self.sleep else { return Poll::Pending };
         sleep.as_mut().poll(cx).map(|()| *self = Self { deadline: None, sleep: None })
@@ -117,8 +119,12 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
             }
             turn.handle(&mut state, event);
         }
+        if state.waiting.deadline().is_some_and(|deadline| deadline <= now) {
+            turn.end_expired(&mut state);
+        }
         std::mem::take(&mut state.lost_sessions)
     };
+    turn.woken.into_iter().for_each(Waker::wake);
     sessions::end(lost);
     // An aborted handler's destructors may call into this peer again: not under its lock.
     for task in turn.dropped {
@@ -136,13 +142,23 @@ struct Turn<'a> {
     callers: Callers,
     /// Requests to be served.
     arrivals: Vec<Arrival<'a>>,
+    /// Callers to be woken.
+    woken: Vec<Waker>,
     /// Handlers to be stopped.
     dropped: Vec<Task<()>>,
 }
 
 impl<'a> Turn<'a> {
     fn new(inner: &'a Arc<Inner>, methods: &'a Table, now: Instant) -> Self {
-        Self { inner, methods, now, callers: Callers::default(), arrivals: Vec::new(), dropped: Vec::new() }
+        Self {
+            inner,
+            methods,
+            now,
+            callers: Callers::default(),
+            arrivals: Vec::new(),
+            woken: Vec::new(),
+            dropped: Vec::new(),
+        }
     }
 
     fn handle(&mut self, state: &mut State, event: Event) {
@@ -151,9 +167,7 @@ impl<'a> Turn<'a> {
                 self.on_request(state, conn, call, MethodId(method), deadline, body);
             }
             Event::Response { conn, call, status, body, .. } => {
-                if let Some(caller) = state.waiting.remove(&(conn, call)) {
-                    let _ = caller.send(Ended::Answered { status, body });
-                }
+                self.woken.extend(state.waiting.end(conn, call, Ended::Answered { status, body }));
             }
             Event::Cancelled { conn, call } => match state.serving.remove(&(conn, call)) {
                 Some(task) => self.dropped.push(task),
@@ -171,10 +185,10 @@ impl<'a> Turn<'a> {
                 state.roster.on_lost(conn, &reason);
                 state.outgoing.retain(|_, other| *other != conn);
                 for (call, sent) in calls {
-                    if let Some(caller) = state.waiting.remove(&(conn, call)) {
-                        let _ = caller.send(Ended::Lost { reason: reason.clone(), sent });
-                    }
+                    let ended = Ended::Lost { reason: reason.clone(), sent };
+                    self.woken.extend(state.waiting.end(conn, call, ended));
                 }
+                state.waiting.on_lost(conn);
                 let served = (conn, CallId(0))..=(conn, CallId(u64::MAX));
                 let keys: Vec<_> = state.serving.range(served).map(|(key, _)| *key).collect();
                 self.dropped.extend(keys.iter().filter_map(|key| state.serving.remove(key)));
@@ -191,6 +205,15 @@ impl<'a> Turn<'a> {
                     state.roster.on_connected(info);
                 }
             }
+        }
+    }
+
+    /// Ends the calls whose deadline has passed. Before its setup exchange is complete nothing of a call was sent.
+    fn end_expired(&mut self, state: &mut State) {
+        for (conn, call) in state.waiting.expired(self.now) {
+            let sent = state.endpoint.connection(conn).is_none_or(|info| info.established);
+            state.endpoint.cancel(self.now, conn, call);
+            self.woken.extend(state.waiting.end(conn, call, Ended::TimedOut { sent }));
         }
     }
 
@@ -223,11 +246,17 @@ impl<'a> Turn<'a> {
 }
 
 impl State {
-    /// Ends everything: handlers are given to be aborted, callers to be dropped, both without the lock.
-    fn end(&mut self) -> (Vec<Task<()>>, impl Sized + use<>) {
+    /// When a turn has something to do though nothing arrives.
+    fn timeout(&self) -> Option<Instant> {
+        let (protocol, callers) = (self.endpoint.poll_timeout(), self.waiting.deadline());
+        protocol.min(callers).or(protocol).or(callers)
+    }
+
+    /// Ends everything: handlers are given to be aborted, callers to be woken, both without the lock.
+    fn end(&mut self) -> (Vec<Task<()>>, Vec<Waker>) {
         self.ended = true;
         let serving = std::mem::take(&mut self.serving);
-        (serving.into_values().collect(), std::mem::take(&mut self.waiting))
+        (serving.into_values().collect(), self.waiting.close())
     }
 }
 

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::sync::oneshot;
-
 use super::peers::Roster;
-use crate::endpoint::{CallId, ConnId, Endpoint, LostReason};
+use super::waiting::Waiting;
+use crate::endpoint::{CallId, ConnId, Endpoint};
 use crate::rpc::RpcError;
 use crate::rpc::registry::Table;
 use crate::rpc::session::Session;
@@ -22,7 +20,7 @@ pub(super) struct State {
     /// The connections that we made.
     pub(super) outgoing: BTreeMap<SocketAddr, ConnId>,
     /// Callers that wait for an answer.
-    pub(super) waiting: BTreeMap<(ConnId, CallId), oneshot::Sender<Ended>>,
+    pub(super) waiting: Waiting,
     /// Handlers that run.
     pub(super) serving: BTreeMap<(ConnId, CallId), Task<()>>,
     /// What travels beside the bodies of connections, where anything does.
@@ -35,22 +33,13 @@ pub(super) struct State {
     pub(super) ended: bool,
 }
 
-/// How a transmission ended at the transport.
-#[derive(Debug)]
-pub(super) enum Ended {
-    /// The peer answered.
-    Answered { status: u64, body: Bytes },
-    /// The connection ended first. `sent`: some byte of the request may have reached the peer.
-    Lost { reason: LostReason, sent: bool },
-}
-
 impl State {
     pub(super) fn new(endpoint: Endpoint, methods: Table) -> Self {
         Self {
             endpoint,
             methods: Arc::new(methods),
             outgoing: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
             serving: BTreeMap::new(),
             sessions: BTreeMap::new(),
             lost_sessions: Vec::new(),
