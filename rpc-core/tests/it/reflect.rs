@@ -77,7 +77,8 @@ fn tower() -> Services {
 fn peer(world: &World, node: u64, services: Services) -> (Peer, Runtime) {
     let runtime = world.start(node);
     let builder = Peer::builder(runtime.clone()).services(services);
-    (builder.start_insecure(world.bind(node, address(node))).unwrap(), runtime)
+    let peer = builder.start_insecure(world.bind(node, address(node))).expect("names differ");
+    (peer, runtime)
 }
 
 /// A world with a server of `services` and a client.
@@ -89,7 +90,7 @@ fn pair(services: Services) -> (World, Peer, Peer) {
 }
 
 fn rpc_error<T: std::fmt::Debug>(result: Result<T, CallError<Never>>) -> RpcError {
-    match result.unwrap_err() {
+    match result.expect_err("the call must fail") {
         CallError::Rpc(error) => error,
         CallError::Method(never) => match never {},
     }
