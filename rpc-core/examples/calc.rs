@@ -1,4 +1,11 @@
-//! Calculates over UDP: a typed error, options of a method, a name to live below, a closure as a method.
+//! Calculates over UDP: a typed error, options of a method, a name to live below, a closure as a method. Prints
+//!
+//! ```text
+//! ping: pong
+//! 2 + 3 = 5
+//! 7 / 2 = 3
+//! 1 / 0: nothing can be divided by zero
+//! ```
 //!
 //! `cargo run -p rpc-core --example calc`
 
@@ -12,11 +19,13 @@ use tokio::runtime::Handle;
 
 #[rpc_core::service(name = "calc")]
 trait Calc {
+    /// Adding twice is as good as once: marked so, the call is repeated after an unknown outcome too.
     #[rpc(idempotent, timeout = "1s")]
     async fn add(&self, ctx: Ctx, a: i64, b: i64) -> Result<i64, Never>;
     async fn divide(&self, ctx: Ctx, a: i64, b: i64) -> Result<i64, DivideByZero>;
 }
 
+/// The method's own error: it travels as it is, and the client can match on it.
 #[derive(Debug, Serialize, Deserialize)]
 struct DivideByZero;
 
@@ -43,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let runtime = system::runtime(Handle::current());
     let socket = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into());
     let services = calc_services(Arc::new(Calculator))
-        .method("ping", |_: Ctx, (): ()| async { Ok::<_, Never>("pong".to_owned()) });
+        .method_sync("ping", |_: Ctx, (): ()| Ok::<_, Never>("pong".to_owned()));
     let server = Peer::builder(runtime.clone()).services(services).start_insecure(socket()?)?;
     let client = Peer::builder(runtime).start_insecure(socket()?)?;
 
@@ -51,10 +60,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("ping: {}", remote.call::<_, String, Never>("ping", &()).await?);
     let calc = CalcClient::new(remote);
     println!("2 + 3 = {}", calc.add(2, 3).await?);
+    println!("7 / 2 = {}", calc.divide(7, 2).await?);
     match calc.divide(1, 0).await {
         Ok(quotient) => println!("1 / 0 = {quotient}"),
         Err(CallError::Method(DivideByZero)) => println!("1 / 0: {DivideByZero}"),
         Err(CallError::Rpc(error)) => println!("1 / 0: the call failed, {}: {error}", error.outcome),
     }
+    client.close().await;
     Ok(())
 }

@@ -1,4 +1,11 @@
-//! Greets over UDP: one trait, a server that implements it, a client that calls it.
+//! Greets over UDP: one trait, a server that implements it, a client that calls it. Prints
+//!
+//! ```text
+//! Hello, Ada!
+//! remote procedure
+//! You call from 127.0.0.1.
+//! Goodbye, Ada.
+//! ```
 //!
 //! `cargo run -p rpc-core --example greet`
 
@@ -14,9 +21,12 @@ use tokio::runtime::Handle;
 /// What the server offers. `Never` is the error of methods that cannot fail; the call itself still can.
 #[rpc_core::service]
 trait Greeter {
+    /// Arguments travel by value; `ctx` does not travel: it tells the server who calls, and until when they wait.
     async fn hello(&self, ctx: Ctx, name: String) -> Result<String, Never>;
     async fn goodbye(&self, ctx: Ctx, name: String) -> Result<String, Never>;
+    /// Several arguments are one CBOR array on the wire.
     async fn add_2_words(&self, ctx: Ctx, first: String, second: String) -> Result<String, Never>;
+    /// None are null.
     async fn no_args(&self, ctx: Ctx) -> Result<String, Never>;
 }
 
