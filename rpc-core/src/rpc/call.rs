@@ -129,8 +129,10 @@ impl Remote {
     ///
     /// ```no_run
     /// # async fn script(remote: rpc_core::rpc::Remote) -> Result<(), Box<dyn std::error::Error>> {
-    /// let sum = remote.call_value("calc.add", &vec![2.into(), 3.into()].into()).await?;
-    /// assert_eq!(sum, 5.into());
+    /// use rpc_core::rpc::codec::Value;
+    ///
+    /// let sum = remote.call_value("calc.add", &Value::Array(vec![2.into(), 3.into()])).await?;
+    /// assert_eq!(sum, Value::from(5));
     /// # Ok(())
     /// # }
     /// ```

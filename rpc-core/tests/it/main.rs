@@ -1,6 +1,7 @@
 //! Tests of rpc-core through its public names.
 
 mod blocking;
+mod docs;
 mod handles;
 mod loopback;
 mod matrix;
