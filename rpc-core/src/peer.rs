@@ -14,6 +14,7 @@ mod sessions;
 mod state;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +30,13 @@ pub use self::peers::{EVENTS_MAX, PeerEvent, PeerEvents, PeerInfo};
 use self::state::State;
 use crate::driver::DatagramSocket;
 use crate::endpoint::{self, Endpoint};
-use crate::rpc::registry::{NameCollision, Table};
+use crate::rpc::envelope::Space;
+use crate::rpc::interceptor::Interceptor;
+use crate::rpc::limits::GateSnapshot;
+use crate::rpc::metrics::{CallSnapshot, MethodSnapshot};
+use crate::rpc::policy::Policy;
+use crate::rpc::registry::{NameCollision, Served, Table};
+use crate::rpc::retry::{Budgets, RetryPolicy};
 use crate::rpc::{Remote, Services, describe, session};
 use crate::runtime::Runtime;
 use crate::wire::close;
@@ -48,6 +55,8 @@ struct Inner {
     runtime: Runtime,
     local_addr: SocketAddr,
     on_connect: Option<OnConnect>,
+    policy: Arc<Policy>,
+    budgets: Budgets,
     state: Mutex<State>,
     /// Work for the driver: something to send, or the end.
     doorbell: Doorbell,
@@ -70,6 +79,8 @@ impl Peer {
             config: endpoint::Config::default(),
             reflection: true,
             on_connect: None,
+            policy: Policy::default(),
+            interceptors: Vec::new(),
         }
     }
 
@@ -81,7 +92,7 @@ impl Peer {
     /// The peer at `address`. Nothing is sent before the first call; a lost connection is made again by the next one.
     pub fn remote(&self, address: SocketAddr) -> Remote {
         let target = Target::Address(address);
-        Remote::new(Arc::new(Link { inner: Arc::clone(&self.inner), target }))
+        Remote::new(Arc::new(Link::new(Arc::clone(&self.inner), target)))
     }
 
     /// What the peer serves, to be changed while it runs.
@@ -137,6 +148,21 @@ impl Peer {
     pub fn counters(&self) -> endpoint::Counters {
         self.inner.lock().endpoint.counters().clone()
     }
+
+    /// What the calls of this peer did beside their first transmission.
+    pub fn call_counters(&self) -> CallSnapshot {
+        self.inner.policy.counters.snapshot()
+    }
+
+    /// What is counted of each method that is served, by its full name, and who stands before its gates.
+    pub fn method_metrics(&self) -> BTreeMap<String, (MethodSnapshot, Vec<GateSnapshot>)> {
+        let methods = Arc::clone(&self.inner.lock().methods);
+        let snapshot = |served: &Served| {
+            let gates = served.method.policy.gates().iter().map(|gate| gate.snapshot()).collect();
+            (served.name.to_string(), (served.metrics.snapshot(), gates))
+        };
+        methods.iter().map(snapshot).collect()
+    }
 }
 
 impl fmt::Debug for Peer {
@@ -152,6 +178,8 @@ pub struct Builder {
     config: endpoint::Config,
     reflection: bool,
     on_connect: Option<OnConnect>,
+    policy: Policy,
+    interceptors: Vec<Arc<dyn Interceptor>>,
 }
 
 impl Builder {
@@ -189,18 +217,51 @@ impl Builder {
         self
     }
 
+    /// Sets when calls are tried again.
+    #[must_use]
+    pub fn retries(mut self, retries: RetryPolicy) -> Self {
+        self.policy.retries = retries;
+        self
+    }
+
+    /// Puts `interceptor` around all calls, inside of those that were given before.
+    #[must_use]
+    pub fn interceptor(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
+        self
+    }
+
+    /// Compresses requests and answers (LZ4) above 1 KiB that shrink by a tenth, for peers that read them, where
+    /// method and call do not say otherwise. Off unless set: on a fast network it costs more than it saves.
+    #[must_use]
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.policy.compress = compress;
+        self
+    }
+
+    /// Tells callers what a handler panicked with, beside the error id. Off unless set: the words may be secrets.
+    #[must_use]
+    pub fn panic_messages(mut self, tell: bool) -> Self {
+        self.policy.panic_messages = tell;
+        self
+    }
+
     /// Starts the peer on `socket`. Packets are checked, not encrypted: this mode must be asked for by its name.
     ///
     /// # Errors
     /// When two methods share one wire id, or one has the name of a built-in method.
     pub fn start_insecure(self, socket: impl DatagramSocket) -> Result<Peer, NameCollision> {
-        let Self { runtime, services, config, reflection, on_connect } = self;
+        let Self { runtime, services, config, reflection, on_connect, mut policy, interceptors } = self;
+        policy.interceptors = interceptors.into();
+        policy.space = Space::new(config.message_size_max);
         let random = runtime.clone();
         let (epoch, client_id) = (runtime.random_u64(), runtime.random_u128());
         let endpoint = Endpoint::new(config, epoch, client_id, Box::new(move || random.random_u64()));
         let inner = Arc::new(Inner {
             runtime: runtime.clone(),
             local_addr: socket.local_addr(),
+            budgets: Budgets::new(policy.retries),
+            policy: Arc::new(policy),
             on_connect,
             state: Mutex::new(State::new(
                 endpoint,

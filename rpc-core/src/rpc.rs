@@ -3,22 +3,35 @@
 //! Knows the endpoint's vocabulary (lanes, statuses), but no socket and no driver: a [`call::Channel`] carries single
 //! transmissions, [`crate::peer`] brings one.
 
+pub mod batch;
 pub mod call;
 pub mod codec;
 pub mod describe;
+pub(crate) mod dispatch;
+pub(crate) mod envelope;
 pub mod error;
 mod error_body;
 pub mod handle;
+pub mod interceptor;
+pub mod limits;
+pub mod meta;
+pub mod metrics;
+mod observe;
 pub mod path;
+pub mod policy;
 pub mod reference;
 pub mod registry;
+pub mod retry;
 pub mod schema;
+pub mod scope;
 pub mod session;
 pub mod stream;
 
+pub use batch::Batch;
 pub use call::{Call, Remote};
 pub use error::{CallError, Code, Failure, MethodError, Never, Outcome, RpcError};
 pub use path::{MethodId, Path};
+pub use policy::MethodPolicy;
 pub use reference::ServiceRef;
 pub use registry::{Ctx, Services};
 pub use stream::{Sink, Source};

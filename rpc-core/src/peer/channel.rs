@@ -2,16 +2,21 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+
+use bytes::Bytes;
 
 use super::Inner;
 use super::state::State;
 use super::waiting::Ended;
 use crate::endpoint::{CallId, ConnId, Form, Request, SendError};
 use crate::rpc::call::{Attempt, Channel, Reply};
+use crate::rpc::envelope;
 use crate::rpc::error::Origin;
 use crate::rpc::handle::Cargo;
+use crate::rpc::policy::Policy;
+use crate::rpc::retry::Budget;
 use crate::rpc::session::Session;
 use crate::rpc::{Code, Failure, Outcome, RpcError, codec};
 use crate::runtime::{BoxFuture, Instant, Runtime};
@@ -19,8 +24,16 @@ use crate::wire::status;
 
 /// A way to one peer.
 pub(super) struct Link {
-    pub(super) inner: Arc<Inner>,
-    pub(super) target: Target,
+    inner: Arc<Inner>,
+    target: Target,
+    /// That of the target's address; looked up when it is first needed.
+    budget: OnceLock<Arc<Budget>>,
+}
+
+impl Link {
+    pub(super) const fn new(inner: Arc<Inner>, target: Target) -> Self {
+        Self { inner, target, budget: OnceLock::new() }
+    }
 }
 
 /// Over which connection.
@@ -53,6 +66,14 @@ impl Channel for Link {
         &self.inner.runtime
     }
 
+    fn policy(&self) -> Option<&Arc<Policy>> {
+        Some(&self.inner.policy)
+    }
+
+    fn budget(&self) -> Option<&Budget> {
+        Some(self.budget.get_or_init(|| self.inner.budgets.of(self.address())))
+    }
+
     fn session(&self, connection: Option<ConnId>) -> Option<Arc<Session>> {
         let conn = match self.target {
             Target::Connection { conn, .. } => conn,
@@ -70,7 +91,7 @@ impl Channel for Link {
 }
 
 async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result<Reply, Failure> {
-    let Attempt { method, name, lane, deadline, idempotent, body, cargo } = attempt;
+    let Attempt { method, name, lane, deadline, idempotent, meta, compress, body, cargo } = attempt;
     let now = inner.runtime.now();
     if now >= deadline {
         return Err(RpcError::not_executed(
@@ -79,7 +100,9 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
         )
         .into());
     }
-    let request = Request { method: method.0, lane, deadline, idempotent, form: Form::default(), body };
+    let compress = compress.unwrap_or(inner.policy.compress) && peer_inflates(&inner, target, now)?;
+    let (form, body) = envelope::pack(meta.as_deref(), body, compress)?;
+    let request = Request { method: method.0, lane, deadline, idempotent, form, body };
     let (mut open, passed) = {
         let mut state = inner.lock();
         let conn = state.connection_to(target, now)?;
@@ -94,11 +117,10 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
     let address = target.address();
     let origin = || Origin { address, method: name.to_string() };
     let result = match poll_fn(|cx| open.poll_ended(cx)).await {
-        Ended::Answered { status: status::OK, body } => {
-            Ok(Reply { body, came_by: Some((open.conn, open.call)) })
-        }
-        Ended::Answered { status: status::METHOD_ERROR, body } => Err(Failure::Method(body)),
-        Ended::Answered { status, body } => Err(read_error(status, &body, origin()).into()),
+        Ended::Answered { status, form, body } => unpack_answer(&inner, form, body)
+            .map_err(Failure::from)
+            .and_then(|body| read_answer(status, body, origin))
+            .map(|body| Reply { body, came_by: Some((open.conn, open.call)) }),
         Ended::Lost { reason, sent } => {
             let message = format!("no answer from {address}: {reason}");
             Err(RpcError::new(Code::ConnectionLost, unanswered(sent), message).into())
@@ -118,6 +140,24 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
 /// What is known of a call without an answer.
 const fn unanswered(sent: bool) -> Outcome {
     if sent { Outcome::Unknown } else { Outcome::NotExecuted }
+}
+
+/// Whether the peer is known to read compressed bodies. It is not before it has answered for the first time.
+fn peer_inflates(inner: &Inner, target: Target, now: Instant) -> Result<bool, RpcError> {
+    let mut state = inner.lock();
+    let conn = state.connection_to(target, now)?;
+    Ok(state.endpoint.connection(conn).is_some_and(|info| info.compression))
+}
+
+fn unpack_answer(inner: &Inner, form: Form, body: Bytes) -> Result<Bytes, RpcError> {
+    if form == Form::default() {
+        return Ok(body);
+    }
+    let unpacked = envelope::unpack(form, body, &inner.policy.space);
+    // The peer has answered, so the method ran, if not more is known: what cannot be read is the answer.
+    let unread =
+        |(_, words)| RpcError::new(Code::Codec, Outcome::Unknown, format!("answer not read: {words}"));
+    unpacked.map(|unpacked| unpacked.body).map_err(unread)
 }
 
 impl State {
@@ -173,6 +213,15 @@ impl Drop for OpenCall {
             drop(state);
             self.inner.doorbell.ring();
         }
+    }
+}
+
+/// What an answer's status and body say.
+fn read_answer(status: u64, body: Bytes, origin: impl FnOnce() -> Origin) -> Result<Bytes, Failure> {
+    match status {
+        status::OK => Ok(body),
+        status::METHOD_ERROR => Err(Failure::Method(body)),
+        _ => Err(read_error(status, &body, origin()).into()),
     }
 }
 

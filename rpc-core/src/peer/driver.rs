@@ -4,17 +4,19 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::serving::{Arrival, Callers, encode_failure, serve};
+use super::serving::{Arrival, Callers, serve};
 use super::state::State;
 use super::waiting::Ended;
 use super::{HANDLERS_MAX, Inner, peers, sessions};
 use crate::driver::DatagramSocket;
 use crate::endpoint::{CallId, ConnId, Event, Form};
-use crate::rpc::registry::{Served, Table};
-use crate::rpc::{Code, Failure, MethodId, RpcError};
+use crate::rpc::dispatch::Response;
+use crate::rpc::registry::Table;
+use crate::rpc::{Code, MethodId, RpcError};
 use crate::runtime::{BoxFuture, Instant, Task};
 
 /// Moves datagrams between the socket and the endpoint until the peer is closed or the socket fails.
@@ -163,11 +165,11 @@ impl<'a> Turn<'a> {
 
     fn handle(&mut self, state: &mut State, event: Event) {
         match event {
-            Event::Request { conn, call, method, deadline, body, .. } => {
-                self.on_request(state, conn, call, MethodId(method), deadline, body);
+            Event::Request { conn, call, method, deadline, form, body, .. } => {
+                self.on_request(state, (conn, call), MethodId(method), deadline, (form, body));
             }
-            Event::Response { conn, call, status, body, .. } => {
-                self.woken.extend(state.waiting.end(conn, call, Ended::Answered { status, body }));
+            Event::Response { conn, call, status, form, body } => {
+                self.woken.extend(state.waiting.end(conn, call, Ended::Answered { status, form, body }));
             }
             Event::Cancelled { conn, call } => match state.serving.remove(&(conn, call)) {
                 Some(task) => self.dropped.push(task),
@@ -220,19 +222,19 @@ impl<'a> Turn<'a> {
     fn on_request(
         &mut self,
         state: &mut State,
-        conn: ConnId,
-        call: CallId,
+        (conn, call): (ConnId, CallId),
         method: MethodId,
         deadline: Instant,
-        body: Bytes,
+        (form, body): (Form, Bytes),
     ) {
         let refusal = match self.methods.get(method) {
             _ if state.serving.len() + self.arrivals.len() >= HANDLERS_MAX => {
                 RpcError::not_executed(Code::ServerBusy, format!("{HANDLERS_MAX} calls are being served"))
+                    .retry_after(RETRY_AFTER)
             }
-            Some(Served { method, .. }) => {
-                if let Some(ctx) = self.callers.ctx(self.inner, state, conn, call, deadline) {
-                    self.arrivals.push(Arrival { conn, call, ctx, method, body });
+            Some(served) => {
+                if let Some(caller) = self.callers.caller(self.inner, state, conn, self.now) {
+                    self.arrivals.push(Arrival { conn, call, caller, deadline, served, form, body });
                 }
                 return;
             }
@@ -240,10 +242,13 @@ impl<'a> Turn<'a> {
                 RpcError::not_executed(Code::MethodNotFound, format!("no method with id {:#010x}", method.0))
             }
         };
-        let (status, body) = encode_failure(Failure::Rpc(refusal));
-        state.endpoint.respond(self.now, conn, call, status, Form::default(), body);
+        let Response { status, form, body } = Response::refusal(&refusal);
+        state.endpoint.respond(self.now, conn, call, status, form, body);
     }
 }
+
+/// When a caller is told to come again that was refused because of [`HANDLERS_MAX`].
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 impl State {
     /// When a turn has something to do though nothing arrives.

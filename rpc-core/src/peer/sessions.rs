@@ -24,7 +24,7 @@ impl State {
             return Some(Arc::clone(session));
         }
         let address = self.endpoint.connection(conn)?.remote;
-        let link = Link { inner: Arc::clone(inner), target: Target::Connection { conn, address } };
+        let link = Link::new(Arc::clone(inner), Target::Connection { conn, address });
         let session = Session::new(Arc::new(link));
         self.sessions.insert(conn, Arc::clone(&session));
         Some(session)

@@ -11,6 +11,8 @@ use crate::driver::fault::LinkPolicy;
 use crate::rpc::{CallError, Code, Ctx, Never, Outcome};
 use crate::sim::World;
 
+mod policies;
+
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct DivideByZero;
 

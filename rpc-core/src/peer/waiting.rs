@@ -6,14 +6,14 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use crate::conn::CallTable;
-use crate::endpoint::{CallId, ConnId, LostReason};
+use crate::endpoint::{CallId, ConnId, Form, LostReason};
 use crate::runtime::Instant;
 
 /// How a transmission ended at the transport.
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The peer answered.
-    Answered { status: u64, body: Bytes },
+    Answered { status: u64, form: Form, body: Bytes },
     /// The connection ended first. `sent`: some byte of the request may have reached the peer.
     Lost { reason: LostReason, sent: bool },
     /// The deadline passed first. `sent`: as above.

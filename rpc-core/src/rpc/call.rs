@@ -1,22 +1,32 @@
 //! A call from the caller's side: built, sent, retried where that is safe, and ended in exactly one outcome.
 
 use std::fmt;
-use std::future::IntoFuture;
+use std::future::{Future, IntoFuture, poll_fn};
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{CallError, Code, Failure, MethodError, Outcome, RpcError};
+use super::batch::Batch;
+use super::error::{CallError, Code, Failure, MethodError, Origin, Outcome, RpcError};
 use super::handle::{self, Arrival, Cargo};
+use super::interceptor::{Answer, NextAttempt, NextCall};
+use super::meta::{HOPS_MAX, IdempotencyKey, Meta, Trace};
+use super::metrics::CallCounters;
 use super::path::{MethodId, Path};
+use super::policy::Policy;
+use super::retry::{Budget, RetryPolicy};
 use super::schema::{self, MethodSchema};
+use super::scope::Scope;
 use super::session::Session;
-use super::{codec, describe};
+use super::{codec, describe, observe};
 use crate::endpoint::{CallId, ConnId, Lane};
 use crate::runtime::{BoxFuture, Instant, Runtime};
 
@@ -30,6 +40,16 @@ pub trait Channel: Send + Sync + 'static {
 
     /// Time and randomness for the calls.
     fn runtime(&self) -> &Runtime;
+
+    /// What is done with all calls; the defaults if nothing is given.
+    fn policy(&self) -> Option<&Arc<Policy>> {
+        None
+    }
+
+    /// The retries that the remote is still good for; without limit if nothing is given.
+    fn budget(&self) -> Option<&Budget> {
+        None
+    }
 
     /// What travels beside the bodies of `connection`, or, for a channel that has only one connection, of that one.
     /// `None` where nothing can: services and streams in a body then lead nowhere.
@@ -70,6 +90,10 @@ pub struct Attempt {
     pub deadline: Instant,
     /// Whether a repeated execution changes nothing.
     pub idempotent: bool,
+    /// What travels beside the body, if anything does.
+    pub meta: Option<Arc<Meta>>,
+    /// Whether the body is compressed where the peer reads that; unless set, as the channel does.
+    pub compress: Option<bool>,
     /// The encoded request.
     pub body: Bytes,
     /// What the handles in it stand for.
@@ -140,6 +164,11 @@ impl Remote {
         self.call(method, request)
     }
 
+    /// A batch, to which calls are added, of this remote or of others.
+    pub fn batch(&self) -> Batch {
+        Batch::new()
+    }
+
     /// Builds a call on encoded bodies; awaiting it sends it.
     pub fn call_raw(&self, method: &str, body: Bytes) -> RawCall {
         RawCall {
@@ -160,23 +189,42 @@ impl fmt::Debug for Remote {
 
 /// How long a call may take unless told otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-/// The pause before the first retry; it doubles with each one, half of it random.
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-/// The longest pause before a retry.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Options {
     timeout: Duration,
     deadline: Option<Instant>,
     lane: Lane,
     idempotent: bool,
     retry: bool,
+    compress: Option<bool>,
+    detached: bool,
+    meta: Option<Box<Meta>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: TIMEOUT_DEFAULT, deadline: None, lane: Lane::Normal, idempotent: false, retry: true }
+        Self {
+            timeout: TIMEOUT_DEFAULT,
+            deadline: None,
+            lane: Lane::Normal,
+            idempotent: false,
+            retry: true,
+            compress: None,
+            detached: false,
+            meta: None,
+        }
+    }
+}
+
+impl Options {
+    fn meta(&mut self) -> &mut Meta {
+        self.meta.get_or_insert_default()
+    }
+
+    /// The scope that a call is made in; called where the call is, not where it is polled.
+    fn scope(&self) -> Option<Scope> {
+        if self.detached { None } else { Scope::current() }
     }
 }
 
@@ -203,6 +251,41 @@ macro_rules! options {
         /// Says that a repeated execution changes nothing: the call is then retried after an unknown outcome too.
         pub fn idempotent(mut self, idempotent: bool) -> Self {
             self.options.idempotent = idempotent;
+            self
+        }
+
+        /// Names the call for the table of answers that the method keeps: it is then retried after an unknown outcome
+        /// too, and executed once. `client` is who calls, for longer than this process lives; `sequence` which of its
+        /// calls. A method that keeps no such table refuses the call: BAD_REQUEST, not executed.
+        pub fn idempotency_key(mut self, client: u128, sequence: u64) -> Self {
+            self.options.meta().key = Some(IdempotencyKey { client, sequence });
+            self
+        }
+
+        /// Traces the call and all that follow from it, under `id`. In a handler a call carries on the trace of the
+        /// call that is served, if there is one, without being told.
+        pub fn trace(mut self, id: u128) -> Self {
+            self.options.meta().trace = Some(Trace { id, ..Trace::default() });
+            self
+        }
+
+        /// Sends `value` beside the body, under a key of the application's own, from
+        /// [`EXTRA_KEY_MIN`](super::meta::EXTRA_KEY_MIN) on; all metadata together at most 1 KiB.
+        pub fn extra(mut self, key: u64, value: Bytes) -> Self {
+            self.options.meta().extra.insert(key, value);
+            self
+        }
+
+        /// Whether the request is compressed, if the peer reads that and it saves a tenth; not worth it where the body
+        /// is opaque already. Unless set, as the peer that calls was told.
+        pub fn compress(mut self, compress: bool) -> Self {
+            self.options.compress = Some(compress);
+            self
+        }
+
+        /// Leaves out the scope of the handler that makes this call: its deadline, its trace, its end.
+        pub fn detached(mut self) -> Self {
+            self.options.detached = true;
             self
         }
 
@@ -250,6 +333,7 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
+        let scope = self.options.scope();
         Box::pin(async move {
             let body = self.body.map_err(|error| {
                 RpcError::not_executed(
@@ -257,24 +341,27 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
                     format!("request of {} not encoded: {error}", self.name),
                 )
             })?;
-            let body = (body, self.cargo);
-            let unread = match transmit(&*self.channel, self.method, &self.name, body, self.options).await {
-                Ok(reply) => match read(&self.channel, &reply) {
-                    Ok(result) => return Ok(result),
-                    Err(error) => ("result", error),
-                },
-                Err(Failure::Method(body)) => match codec::decode(&body) {
-                    Ok(error) => return Err(CallError::Method(error)),
-                    Err(error) => ("error", error),
-                },
-                Err(Failure::Rpc(error)) => {
-                    let theirs = error.schema.clone();
-                    return Err(match self.schema {
-                        Some(ours) => schema::explain(error, &self.name, ours, theirs.as_deref()).into(),
-                        None => error.into(),
-                    });
-                }
-            };
+            let channel = Arc::clone(&self.channel);
+            let unread =
+                match transmit(channel, self.method, &self.name, (body, self.cargo), self.options, scope)
+                    .await
+                {
+                    Ok(reply) => match read(&self.channel, &reply) {
+                        Ok(result) => return Ok(result),
+                        Err(error) => ("result", error),
+                    },
+                    Err(Failure::Method(body)) => match codec::decode(&body) {
+                        Ok(error) => return Err(CallError::Method(error)),
+                        Err(error) => ("error", error),
+                    },
+                    Err(Failure::Rpc(error)) => {
+                        let theirs = error.schema.clone();
+                        return Err(match self.schema {
+                            Some(ours) => schema::explain(error, &self.name, ours, theirs.as_deref()).into(),
+                            None => error.into(),
+                        });
+                    }
+                };
             let (what, error) = unread;
             let message = format!("{what} of {} not read: {error}", self.name);
             let error = RpcError::new(Code::Codec, Outcome::Executed, message);
@@ -304,9 +391,10 @@ impl IntoFuture for RawCall {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
+        let scope = self.options.scope();
         Box::pin(async move {
             let body = (self.body, Cargo::default());
-            let reply = transmit(&*self.channel, self.method, &self.name, body, self.options).await?;
+            let reply = transmit(self.channel, self.method, &self.name, body, self.options, scope).await?;
             Ok(reply.body)
         })
     }
@@ -319,43 +407,149 @@ fn read<R: DeserializeOwned>(channel: &Arc<dyn Channel>, reply: &Reply) -> Resul
     handle::bind(arrival, || codec::decode(&reply.body))
 }
 
-/// Sends a call until it ends: again after *not executed* if that may change, and after *unknown* if the call is
-/// idempotent; never past the deadline. The outcome of the last error is the worst over all transmissions.
+/// Makes a call within the scope that it was made in.
 async fn transmit(
-    channel: &dyn Channel,
+    channel: Arc<dyn Channel>,
     method: MethodId,
     name: &str,
     (body, cargo): (Bytes, Cargo),
     options: Options,
-) -> Result<Reply, Failure> {
-    let runtime = channel.runtime();
-    let deadline = options.deadline.unwrap_or_else(|| runtime.now() + options.timeout);
-    let name: Arc<str> = name.into();
+    scope: Option<Scope>,
+) -> Answer {
+    let mut deadline = options.deadline.unwrap_or_else(|| channel.runtime().now() + options.timeout);
+    let mut meta = options.meta;
+    if let Some(scope) = &scope {
+        deadline = deadline.min(scope.deadline());
+        carry_on(&mut meta, scope.trace())?;
+    }
+    if let Some(trace) = meta.as_mut().and_then(|meta| meta.trace.as_mut()) {
+        trace.span = channel.runtime().random_u64();
+    }
+    let keyed = meta.as_ref().is_some_and(|meta| meta.key.is_some());
+    let request = Attempt {
+        method,
+        name: name.into(),
+        lane: options.lane,
+        deadline,
+        idempotent: options.idempotent || keyed,
+        meta: meta.map(Arc::from),
+        compress: options.compress,
+        body,
+        cargo,
+    };
+    let watched = observe::calling(channel.runtime(), &request);
+    let call = call(Arc::clone(&channel), request, options.retry);
+    let answer = match &scope {
+        None => call.await,
+        Some(scope) => unless_stopped(call, scope).await,
+    };
+    if let Some(watched) = watched {
+        watched.ended(channel.runtime(), channel.address(), &answer);
+    }
+    answer
+}
+
+/// Puts the trace of the call that is served into the metadata of one that its handler makes.
+fn carry_on(meta: &mut Option<Box<Meta>>, trace: Option<&Trace>) -> Result<(), RpcError> {
+    let Some(trace) = trace else { return Ok(()) };
+    if trace.hops.len() > HOPS_MAX {
+        let message = format!("a traced call was called on {HOPS_MAX} times: it runs in a circle");
+        return Err(RpcError::not_executed(Code::BadRequest, message));
+    }
+    meta.get_or_insert_default().trace.get_or_insert_with(|| trace.clone());
+    Ok(())
+}
+
+/// Gives a call up when the handler that made it is stopped, wherever the call is polled.
+async fn unless_stopped(call: impl Future<Output = Answer>, scope: &Scope) -> Answer {
+    let (mut call, mut stopped) = (pin!(call), pin!(scope.stopped()));
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = call.as_mut().poll(cx) {
+            return Poll::Ready(answer);
+        }
+        stopped.as_mut().poll(cx).map(|()| {
+            let message = "the call that this one was made for was given up";
+            Err(RpcError::new(Code::Cancelled, Outcome::Unknown, message).into())
+        })
+    })
+    .await
+}
+
+/// Makes a call, through the interceptors if there are any.
+async fn call(channel: Arc<dyn Channel>, request: Attempt, retry: bool) -> Answer {
+    match channel.policy().map(|policy| &policy.interceptors) {
+        Some(chain) if !chain.is_empty() => {
+            let next = NextCall { chain: Arc::clone(chain), at: 0, channel: Arc::clone(&channel), retry };
+            next.run(request).await
+        }
+        _ => repeat(channel, request, retry).await,
+    }
+}
+
+/// Transmits a call until it ends: again after *not executed* if that may change, and after *unknown* if the call is
+/// idempotent; never past the deadline, and not more often than the remote's budget allows. The outcome of the last
+/// error is the worst over all transmissions.
+pub(super) async fn repeat(channel: Arc<dyn Channel>, request: Attempt, retry: bool) -> Answer {
+    if let Some(budget) = channel.budget() {
+        budget.on_call();
+    }
     let mut worst = Outcome::NotExecuted;
-    let mut backoff = BACKOFF_MIN;
+    let mut retries = 0;
     loop {
-        let attempt = Attempt {
-            method,
-            name: Arc::clone(&name),
-            lane: options.lane,
-            deadline,
-            idempotent: options.idempotent,
-            body: body.clone(),
-            cargo: cargo.clone(),
-        };
-        let mut error = match channel.attempt(attempt).await {
+        let mut error = match attempt(&channel, request.clone()).await {
             Err(Failure::Rpc(error)) => error,
             settled => return settled,
         };
-        let safe = options.idempotent || error.outcome == Outcome::NotExecuted;
+        let safe = request.idempotent || error.outcome == Outcome::NotExecuted;
         worst = worst.max(error.outcome);
         error.outcome = worst;
-        let jitter = runtime.random_u64() % 1_000;
-        let pause = error.retry_after.unwrap_or(backoff / 2 + backoff / 2 * jitter as u32 / 1_000);
-        if !options.retry || !safe || !error.code.is_transient() || runtime.now() + pause >= deadline {
+        let pause = if retry && safe && error.code.is_transient() {
+            next_try(&*channel, &request, retries, &error)
+        } else {
+            None
+        };
+        let Some(pause) = pause else {
+            let origin = || Origin { address: channel.address(), method: request.name.to_string() };
+            error.origin.get_or_insert_with(origin);
             return Err(error.into());
+        };
+        channel.runtime().sleep(pause).await;
+        retries += 1;
+    }
+}
+
+/// The pause before the next try of a call; nothing if there is none.
+fn next_try(channel: &dyn Channel, request: &Attempt, retries: u32, error: &RpcError) -> Option<Duration> {
+    let runtime = channel.runtime();
+    let counters = channel.policy().map(|policy| &policy.counters);
+    let count = |pick: fn(&CallCounters) -> &AtomicU64| {
+        if let Some(counters) = counters {
+            pick(counters).fetch_add(1, Ordering::Relaxed);
         }
-        runtime.sleep(pause).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+    };
+    let now = runtime.now();
+    let pause = channel
+        .policy()
+        .map_or_else(RetryPolicy::default, |policy| policy.retries)
+        .pause(retries, error, runtime);
+    if now + pause >= request.deadline {
+        count(|counters| &counters.retries_past_deadline);
+        return None;
+    }
+    if !channel.budget().is_none_or(|budget| budget.take(now)) {
+        count(|counters| &counters.retries_over_budget);
+        return None;
+    }
+    count(|counters| &counters.retries);
+    Some(pause)
+}
+
+async fn attempt(channel: &Arc<dyn Channel>, request: Attempt) -> Answer {
+    match channel.policy().map(|policy| &policy.interceptors) {
+        Some(chain) if !chain.is_empty() => {
+            let next = NextAttempt { chain: Arc::clone(chain), at: 0, channel: Arc::clone(channel) };
+            next.run(request).await
+        }
+        _ => channel.attempt(request).await,
     }
 }

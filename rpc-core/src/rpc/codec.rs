@@ -38,8 +38,13 @@ pub const DEPTH_MAX: usize = 64;
 /// When the type refuses to be serialized, which plain data never does.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
     let mut bytes = Vec::with_capacity(SMALL);
-    value.serialize(&mut Writer(&mut bytes))?;
+    encode_onto(value, &mut bytes)?;
     Ok(bytes.into())
+}
+
+/// Encodes an item behind what is in `bytes`.
+pub(crate) fn encode_onto<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+    value.serialize(&mut Writer(bytes))
 }
 
 /// Decodes a body; it must be one CBOR item and nothing after it.

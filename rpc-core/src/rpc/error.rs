@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::codec;
+use super::codec::{self, CodecError};
 use super::schema::Schema;
 
 /// What became of a call that has no result. The worst over its transmissions: *unknown* beats *not executed*.
@@ -153,23 +153,71 @@ pub struct RpcError {
     pub outcome: Outcome,
     /// For people; programs branch on `code` and `outcome`.
     pub message: String,
-    /// Where it arose; `None` on this side.
+    /// The call that it is about: who was called, which method. `None` until the call has ended.
     pub origin: Option<Origin>,
     /// How long to wait before the next try, if the peer said so.
     pub retry_after: Option<Duration>,
     /// The callee's method, where a body could not be read.
     pub schema: Option<Box<Schema>>,
+    /// The error of a call further on that led to this one, where a handler passed it on; at most [`CAUSES_MAX`] deep.
+    pub cause: Option<Box<Self>>,
 }
+
+/// How many causes of an error are kept; those nearest to the caller.
+pub const CAUSES_MAX: usize = 8;
 
 impl RpcError {
     /// An error without origin.
     pub fn new(code: Code, outcome: Outcome, message: impl Into<String>) -> Self {
-        Self { code, outcome, message: message.into(), origin: None, retry_after: None, schema: None }
+        Self {
+            code,
+            outcome,
+            message: message.into(),
+            origin: None,
+            retry_after: None,
+            schema: None,
+            cause: None,
+        }
     }
 
     /// An error of a call that certainly did not start.
     pub fn not_executed(code: Code, message: impl Into<String>) -> Self {
         Self::new(code, Outcome::NotExecuted, message)
+    }
+
+    /// Says after which time a try is worth it.
+    #[must_use]
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
+    }
+
+    /// This error and its causes, each with its hop: 0 is the call that was made here, 1 the call that its handler
+    /// made, and so on to where it arose.
+    pub fn chain(&self) -> impl Iterator<Item = (usize, &Self)> {
+        std::iter::successors(Some(self), |error| error.cause.as_deref()).enumerate()
+    }
+
+    /// What a handler answers whose own call ended with this error. The handler ran, so the outcome is not *not
+    /// executed*, whatever became of its call.
+    #[must_use]
+    pub fn passed_on(self) -> Self {
+        let mut error = Self::new(self.code, self.outcome.max(Outcome::Executed), self.message.clone());
+        error.cause = Some(Box::new(self));
+        error.limit_causes();
+        error
+    }
+
+    /// Forgets the causes furthest from the caller.
+    pub(crate) fn limit_causes(&mut self) {
+        let mut last = self;
+        for _ in 0..CAUSES_MAX {
+            match &mut last.cause {
+                Some(cause) => last = cause,
+                None => return,
+            }
+        }
+        last.cause = None;
     }
 }
 
@@ -179,11 +227,21 @@ impl fmt::Display for RpcError {
         if let Some(origin) = &self.origin {
             write!(f, " [{} at {}]", origin.method, origin.address)?;
         }
+        for (_, cause) in self.chain().skip(1) {
+            write!(f, ", because of {}", cause.code)?;
+            if let Some(origin) = &cause.origin {
+                write!(f, " [{} at {}]", origin.method, origin.address)?;
+            }
+        }
         Ok(())
     }
 }
 
-impl std::error::Error for RpcError {}
+impl std::error::Error for RpcError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
 
 /// The peer and method that an error comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,6 +314,40 @@ impl fmt::Display for MethodError {
     }
 }
 
+/// What a typed handler may answer instead of a result: its own error, which travels typed, or a [`CallError`], whose
+/// error of the system travels as one.
+///
+/// A handler that answers `Result<T, CallError<E>>` refuses with an [`RpcError`] of its own, and passes the errors of
+/// its own calls on with `?`: such an error becomes the cause of the handler's ([`RpcError::passed_on`]).
+#[diagnostic::on_unimplemented(
+    message = "the error `{Self}` cannot travel",
+    label = "not `serde::Serialize`, and not a `CallError`"
+)]
+pub trait HandlerError {
+    /// Encodes it.
+    ///
+    /// # Errors
+    /// When the type refuses to be serialized.
+    fn into_failure(self) -> Result<Failure, CodecError>;
+}
+
+impl<E: Serialize> HandlerError for E {
+    fn into_failure(self) -> Result<Failure, CodecError> {
+        Ok(Failure::Method(codec::encode(&self)?))
+    }
+}
+
+impl<E: Serialize> HandlerError for CallError<E> {
+    fn into_failure(self) -> Result<Failure, CodecError> {
+        match self {
+            Self::Method(error) => error.into_failure(),
+            // It has an origin if it came out of a call.
+            Self::Rpc(error) if error.origin.is_some() => Ok(error.passed_on().into()),
+            Self::Rpc(error) => Ok(error.into()),
+        }
+    }
+}
+
 /// The error type of methods that have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Never {}
@@ -276,6 +368,20 @@ mod tests {
             assert_eq!(u16::from(Code::from(number)), number);
         }
         assert_eq!(Code::from(13), Code::Draining);
+    }
+
+    #[test]
+    fn a_chain_of_causes_keeps_those_nearest_to_the_caller() {
+        let mut error = RpcError::not_executed(Code::Locked, "");
+        for hop in 0..20 {
+            error.origin =
+                Some(Origin { address: SocketAddr::from(([127, 0, 0, 1], hop)), method: "m".to_owned() });
+            error = error.passed_on();
+        }
+        assert_eq!((error.code, error.outcome), (Code::Locked, Outcome::Executed));
+        let ports: Vec<_> =
+            error.chain().skip(1).map(|(_, cause)| cause.origin.as_ref().unwrap().address.port()).collect();
+        assert_eq!(ports, [19, 18, 17, 16, 15, 14, 13, 12]);
     }
 
     #[test]

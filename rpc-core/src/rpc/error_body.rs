@@ -8,6 +8,7 @@
 //!          , ? 3: origin
 //!          , ? 4: uint         ; retry after, in microseconds
 //!          , ? 5: schema       ; of the method, where a body could not be read
+//!          , ? 6: error        ; what a call further on ended with, at most 8 deep
 //!          , * uint => any }   ; ignored by who does not know them
 //! origin = { 0: tstr           ; address, as "192.0.2.1:7301" or "[2001:db8::1]:7301"
 //!          , 1: tstr           ; full name of the method
@@ -33,6 +34,7 @@ const MESSAGE: u64 = 2;
 const ORIGIN: u64 = 3;
 const RETRY_AFTER: u64 = 4;
 const SCHEMA: u64 = 5;
+const CAUSE: u64 = 6;
 
 const ORIGIN_ADDRESS: u64 = 0;
 const ORIGIN_METHOD: u64 = 1;
@@ -45,7 +47,8 @@ impl Serialize for RpcError {
         let count = 3
             + usize::from(self.origin.is_some())
             + usize::from(self.retry_after.is_some())
-            + usize::from(self.schema.is_some());
+            + usize::from(self.schema.is_some())
+            + usize::from(self.cause.is_some());
         let mut map = serializer.serialize_map(Some(count))?;
         map.serialize_entry(&CODE, &u16::from(self.code))?;
         map.serialize_entry(&OUTCOME, &(self.outcome as u8))?;
@@ -58,6 +61,9 @@ impl Serialize for RpcError {
         }
         if let Some(schema) = &self.schema {
             map.serialize_entry(&SCHEMA, &**schema)?;
+        }
+        if let Some(cause) = &self.cause {
+            map.serialize_entry(&CAUSE, cause)?;
         }
         map.end()
     }
@@ -89,9 +95,11 @@ impl<'de> Visitor<'de> for ErrorVisitor {
                 ORIGIN => error.origin = Some(map.next_value()?),
                 RETRY_AFTER => error.retry_after = Some(Duration::from_micros(map.next_value()?)),
                 SCHEMA => error.schema = Some(map.next_value()?),
+                CAUSE => error.cause = Some(map.next_value()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
+        error.limit_causes();
         error.code = code.ok_or_else(|| A::Error::missing_field("code"))?;
         error.outcome = outcome.ok_or_else(|| A::Error::missing_field("outcome"))?;
         Ok(error)
@@ -202,6 +210,7 @@ mod tests {
             origin: Some(Origin { address, method: "calc.add".to_owned() }),
             retry_after: Some(Duration::from_millis(20)),
             schema: Some(Box::new(Schema { fingerprint: Some(7), signature: "()".to_owned() })),
+            cause: Some(Box::new(RpcError::new(Code::Locked, Outcome::Unknown, ""))),
         }
     }
 
@@ -210,7 +219,7 @@ mod tests {
         let bytes = codec::encode(&error()).unwrap();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = concat!(
-            "a6",                         // map of 6
+            "a7",                         // map of 7
             "0006",                       // code: SERVER_BUSY
             "0100",                       // outcome: not executed
             "026b382063616c6c732072756e", // message
@@ -222,7 +231,8 @@ mod tests {
             "04194e20",         // retry after 20,000 microseconds
             "05a2",             // the method's schema
             "00622829",         // its signature
-            "0107"              // its fingerprint
+            "0107",             // its fingerprint
+            "06a3000f01020260"  // the cause
         );
         assert_eq!(hex, expected);
         assert_eq!(codec::decode::<RpcError>(&bytes), Ok(error()));

@@ -19,10 +19,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::call::{Attempt, Channel, Remote, Reply};
 use super::codec;
+use super::dispatch;
 use super::error::{Code, Failure, RpcError};
 use super::handle::{self, Carried, HandleId};
 use super::path::MethodId;
-use super::registry::{Ctx, NameCollision, Served, Services, Table};
+use super::policy::Policy;
+use super::registry::{Ctx, NameCollision, Services, Table};
+use super::retry::Budget;
 use super::session::Session;
 use crate::endpoint::ConnId;
 use crate::runtime::{BoxFuture, Runtime};
@@ -154,6 +157,14 @@ impl Channel for Import {
     fn session(&self, _: Option<ConnId>) -> Option<Arc<Session>> {
         Some(Arc::clone(&self.session))
     }
+
+    fn policy(&self) -> Option<&Arc<Policy>> {
+        self.session.channel().policy()
+    }
+
+    fn budget(&self) -> Option<&Budget> {
+        self.session.channel().budget()
+    }
 }
 
 impl Drop for Import {
@@ -178,7 +189,7 @@ pub(super) fn serve_call(ctx: Ctx, body: Bytes) -> BoxFuture<Result<Bytes, Failu
         return refused(Code::MethodNotFound, format!("no service {id} on this connection"));
     };
     match table.get(MethodId(method)) {
-        Some(Served { method, .. }) => (method.handler)(ctx, body),
+        Some(served) => dispatch::behind_gates(Arc::clone(served), ctx, body),
         None => refused(Code::MethodNotFound, format!("no method with id {method:#010x} at service {id}")),
     }
 }

@@ -12,9 +12,13 @@ use serde::de::DeserializeOwned;
 
 use super::call::Remote;
 use super::codec;
-use super::error::{Code, Failure, Outcome, RpcError};
+use super::error::{Code, Failure, HandlerError, Outcome, RpcError};
 use super::handle;
+use super::limits::Gate;
+use super::meta::{IdempotencyKey, Meta, Trace};
+use super::metrics::MethodMetrics;
 use super::path::MethodId;
+use super::policy::MethodPolicy;
 use super::schema::{MethodSchema, Schema};
 use crate::endpoint::CallId;
 use crate::runtime::{BoxFuture, Instant, Runtime};
@@ -30,10 +34,33 @@ pub struct Ctx {
     pub call: CallId,
     /// When the caller stops waiting, on this node's clock.
     pub deadline: Instant,
+    /// What came with the call beside its body, if anything did.
+    pub meta: Option<Arc<Meta>>,
+    /// The fencing token, while this call has exclusive access: larger than that of every access before. What is
+    /// asked to act for this call (a disk, a device) should refuse who comes with a smaller one.
+    pub fence: Option<u64>,
     /// The peer that calls: its services can be called back over the same connection.
     pub caller: Remote,
     /// Time, tasks and randomness for the handler.
     pub runtime: Runtime,
+}
+
+impl Ctx {
+    /// The way of the call from its source, if it is traced. Calls of the handler carry it on by themselves.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.meta.as_ref()?.trace.as_ref()
+    }
+
+    /// What makes repeated executions of this call one. Only methods that are declared to keep a table of such keys
+    /// ([`MethodPolicy::keyed`]) are given one.
+    pub fn idempotency_key(&self) -> Option<IdempotencyKey> {
+        self.meta.as_ref()?.key
+    }
+
+    /// The application's own metadata under `key`.
+    pub fn extra(&self, key: u64) -> Option<&Bytes> {
+        self.meta.as_ref()?.extra.get(&key)
+    }
 }
 
 /// A set of methods by name, to be served by a peer. Cheap to clone.
@@ -49,6 +76,8 @@ pub struct Method {
     pub schema: MethodSchema,
     /// Runs the method on an encoded body.
     pub handler: Handler,
+    /// What a request passes before that.
+    pub policy: MethodPolicy,
 }
 
 /// Runs a method on an encoded body.
@@ -66,7 +95,7 @@ impl Services {
     where
         Q: DeserializeOwned,
         R: Serialize,
-        E: Serialize,
+        E: HandlerError,
         F: Fn(Ctx, Q) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
@@ -79,7 +108,7 @@ impl Services {
     where
         Q: DeserializeOwned,
         R: Serialize,
-        E: Serialize,
+        E: HandlerError,
         F: Fn(Ctx, Q) -> Result<R, E> + Send + Sync + 'static,
     {
         self.typed_sync(name, MethodSchema::of_closure::<Q, R, E>(false), handler)
@@ -91,7 +120,7 @@ impl Services {
     where
         Q: DeserializeOwned,
         R: Serialize,
-        E: Serialize,
+        E: HandlerError,
         F: Fn(Ctx, Q) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
@@ -107,7 +136,7 @@ impl Services {
                 Box::pin(async move { Err(refusal) })
             }
         });
-        self.raw(name, Method { schema, handler })
+        self.raw(name, Method { schema, handler, policy: MethodPolicy::default() })
     }
 
     /// Adds a method as [`Services::method_sync`] does, with what is known about it.
@@ -116,7 +145,7 @@ impl Services {
     where
         Q: DeserializeOwned,
         R: Serialize,
-        E: Serialize,
+        E: HandlerError,
         F: Fn(Ctx, Q) -> Result<R, E> + Send + Sync + 'static,
     {
         let shared = Arc::new((handler, Refusal::new(schema)));
@@ -134,13 +163,35 @@ impl Services {
                 }
             })
         });
-        self.raw(name, Method { schema, handler })
+        self.raw(name, Method { schema, handler, policy: MethodPolicy::default() })
     }
 
     /// Adds a method on encoded bodies.
     #[must_use]
     pub fn raw(mut self, name: &str, method: Method) -> Self {
         self.methods.insert(name.to_owned(), method);
+        self
+    }
+
+    /// Sets what requests of the method `name` pass before it runs.
+    ///
+    /// # Panics
+    /// When there is no such method: without the limits that it was to have it would not be safe to serve.
+    #[must_use]
+    pub fn with(mut self, name: &str, policy: MethodPolicy) -> Self {
+        let Some(method) = self.methods.get_mut(name) else {
+            panic!("no method `{name}` to set a policy for")
+        };
+        method.policy = policy;
+        self
+    }
+
+    /// Puts all methods that are here now behind one gate: a limit of the service, or exclusive access to it.
+    #[must_use]
+    pub fn behind(mut self, gate: &Arc<Gate>) -> Self {
+        for method in self.methods.values_mut() {
+            method.policy = std::mem::take(&mut method.policy).gate(Arc::clone(gate));
+        }
         self
     }
 
@@ -195,15 +246,23 @@ impl fmt::Debug for Table {
     }
 }
 
-/// A method with its full name.
+/// A method that is served.
 pub(crate) struct Served {
+    pub(crate) id: MethodId,
+    /// The full name.
     pub(crate) name: Arc<str>,
     pub(crate) method: Method,
+    pub(crate) metrics: MethodMetrics,
 }
 
 impl Table {
-    pub(crate) fn get(&self, id: MethodId) -> Option<&Served> {
-        self.methods.get(&id).map(|served| &**served)
+    pub(crate) fn get(&self, id: MethodId) -> Option<&Arc<Served>> {
+        self.methods.get(&id)
+    }
+
+    /// All methods, by id.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Served> {
+        self.methods.values().map(|served| &**served)
     }
 
     /// This table and `services`.
@@ -217,7 +276,9 @@ impl Table {
             if let Some(other) = methods.get(&id) {
                 return Err(NameCollision { first: other.name.to_string(), second: name.clone() });
             }
-            methods.insert(id, Arc::new(Served { name: name.as_str().into(), method: method.clone() }));
+            let metrics = MethodMetrics::default();
+            let served = Served { id, name: name.as_str().into(), method: method.clone(), metrics };
+            methods.insert(id, Arc::new(served));
         }
         Ok(Self { methods })
     }
@@ -289,7 +350,7 @@ fn decode_request<Q: DeserializeOwned>(ctx: &Ctx, body: &[u8]) -> Result<Q, code
 }
 
 /// Encodes what a handler answered. A result that cannot be encoded has been computed: the call was executed.
-fn encode_answer<R: Serialize, E: Serialize>(
+fn encode_answer<R: Serialize, E: HandlerError>(
     answer: Result<R, E>,
     caller: &Remote,
     call: CallId,
@@ -310,6 +371,6 @@ fn encode_answer<R: Serialize, E: Serialize>(
             }
             Ok(body)
         }
-        Err(error) => Err(Failure::Method(codec::encode(&error).map_err(failed)?)),
+        Err(error) => Err(error.into_failure().map_err(failed)?),
     }
 }

@@ -27,6 +27,7 @@ use super::call::{Channel, Remote};
 use super::codec;
 use super::error::{Code, Failure, Never, Outcome, RpcError};
 use super::handle::{Cargo, Carried, HandleId};
+use super::policy::MethodPolicy;
 use super::reference;
 use super::registry::{Ctx, Method, Services, Table};
 use super::schema::MethodSchema;
@@ -488,6 +489,7 @@ pub(crate) fn services() -> Services {
             Method {
                 schema: MethodSchema::of_closure::<(HandleId, u32, Bytes), codec::Value, codec::Value>(false),
                 handler: Arc::new(reference::serve_call),
+                policy: MethodPolicy::default(),
             },
         )
         .raw(
@@ -555,7 +557,11 @@ fn method<Q: DeserializeOwned + 'static>(work: fn(&Arc<Session>, Q) -> Result<()
         let answer = answer.map(|()| Bytes::from_static(NULL)).map_err(Failure::from);
         Box::pin(async move { answer })
     };
-    Method { schema: MethodSchema::of_closure::<Q, (), Never>(false), handler: Arc::new(handler) }
+    Method {
+        schema: MethodSchema::of_closure::<Q, (), Never>(false),
+        handler: Arc::new(handler),
+        policy: MethodPolicy::default(),
+    }
 }
 
 /// CBOR null.

@@ -51,6 +51,8 @@ impl Channel for Loopback {
             client_id: 7,
             call: CallId(0),
             deadline: request.deadline,
+            meta: request.meta,
+            fence: None,
             caller: self.remote(),
             runtime: self.runtime.clone(),
         };

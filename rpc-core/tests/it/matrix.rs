@@ -20,7 +20,7 @@ use rpc_core::endpoint::Transmit;
 use rpc_core::peer::Peer;
 use rpc_core::rpc::registry::Method;
 use rpc_core::rpc::schema::MethodSchema;
-use rpc_core::rpc::{Failure, Never, Outcome, Services};
+use rpc_core::rpc::{Failure, MethodPolicy, Never, Outcome, Services};
 use rpc_core::sim::{SimSocket, World};
 
 /// The largest body that fits one packet of 1,200 bytes, by the overheads of docs/PROTOCOL.md.
@@ -192,7 +192,7 @@ fn services(kinds: &[Kind], executions: &[Arc<AtomicU64>]) -> Services {
             Box::pin(async move { Ok(answer) })
         };
         let schema = MethodSchema::of_closure::<(), (), Never>(false);
-        let method = Method { schema, handler: Arc::new(handler) };
+        let method = Method { schema, handler: Arc::new(handler), policy: MethodPolicy::default() };
         services = services.raw(&format!("m{index}"), method);
     }
     services

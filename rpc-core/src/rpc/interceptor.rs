@@ -1,0 +1,137 @@
+//! Code around every call of a peer, on both sides: authentication, metrics, traces, record and replay.
+//!
+//! An [`Interceptor`] stands at up to three places, in the order in which the peer's builder was given them, the first
+//! one outermost:
+//!
+//! ```text
+//! caller                                    callee
+//! call    once per call, around retries     serve   once per request, before limits and exclusive access:
+//! attempt once per transmission                     who may not call does not wait in a queue either
+//! ```
+//! A peer without interceptors pays one comparison per call for them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::call::{self, Attempt, Channel, Reply};
+use super::dispatch;
+use super::error::Failure;
+use super::registry::{Ctx, Served};
+use crate::runtime::BoxFuture;
+
+/// What a call is answered with: the result, encoded, or why there is none.
+pub type Answer = Result<Reply, Failure>;
+
+/// What a request ends in: the result, encoded, or why there is none.
+pub type Execution = Result<Bytes, Failure>;
+
+/// Stands around calls. Each method hands on what it was given, changed or not, or answers by itself.
+pub trait Interceptor: Send + Sync + 'static {
+    /// Around a whole call on the caller's side.
+    fn call(&self, request: Attempt, next: NextCall) -> BoxFuture<Answer> {
+        next.run(request)
+    }
+
+    /// Around one transmission on the caller's side.
+    fn attempt(&self, request: Attempt, next: NextAttempt) -> BoxFuture<Answer> {
+        next.run(request)
+    }
+
+    /// Around one request on the callee's side.
+    fn serve(&self, request: Incoming, next: NextServe) -> BoxFuture<Execution> {
+        next.run(request)
+    }
+}
+
+/// Interceptors in their order; shared by the calls that run.
+pub type Interceptors = Arc<[Arc<dyn Interceptor>]>;
+
+/// A request that is to be executed.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// What the handler will know about the call.
+    pub ctx: Ctx,
+    /// The encoded request.
+    pub body: Bytes,
+}
+
+/// What follows after an interceptor's [`Interceptor::call`].
+pub struct NextCall {
+    pub(super) chain: Interceptors,
+    pub(super) at: usize,
+    pub(super) channel: Arc<dyn Channel>,
+    pub(super) retry: bool,
+}
+
+impl NextCall {
+    /// Hands the call on.
+    pub fn run(mut self, request: Attempt) -> BoxFuture<Answer> {
+        match self.chain.get(self.at).cloned() {
+            Some(interceptor) => {
+                self.at += 1;
+                interceptor.call(request, self)
+            }
+            None => Box::pin(call::repeat(self.channel, request, self.retry)),
+        }
+    }
+}
+
+/// What follows after an interceptor's [`Interceptor::attempt`].
+pub struct NextAttempt {
+    pub(super) chain: Interceptors,
+    pub(super) at: usize,
+    pub(super) channel: Arc<dyn Channel>,
+}
+
+impl NextAttempt {
+    /// Hands the transmission on.
+    pub fn run(mut self, request: Attempt) -> BoxFuture<Answer> {
+        match self.chain.get(self.at).cloned() {
+            Some(interceptor) => {
+                self.at += 1;
+                interceptor.attempt(request, self)
+            }
+            None => self.channel.attempt(request),
+        }
+    }
+}
+
+/// What follows after an interceptor's [`Interceptor::serve`].
+pub struct NextServe {
+    pub(super) chain: Interceptors,
+    pub(super) at: usize,
+    pub(super) served: Arc<Served>,
+}
+
+impl NextServe {
+    /// Hands the request on.
+    pub fn run(mut self, request: Incoming) -> BoxFuture<Execution> {
+        match self.chain.get(self.at).cloned() {
+            Some(interceptor) => {
+                self.at += 1;
+                interceptor.serve(request, self)
+            }
+            None => dispatch::behind_gates(self.served, request.ctx, request.body),
+        }
+    }
+}
+
+impl fmt::Debug for NextCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NextCall({} of {})", self.at, self.chain.len())
+    }
+}
+
+impl fmt::Debug for NextAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NextAttempt({} of {})", self.at, self.chain.len())
+    }
+}
+
+impl fmt::Debug for NextServe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NextServe({} of {})", self.at, self.chain.len())
+    }
+}
