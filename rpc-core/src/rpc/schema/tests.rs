@@ -201,3 +201,75 @@ i64 = -9223372036854775808..9223372036854775807
 "#;
     assert_eq!(PointsClient::SCHEMA.cddl(), expected);
 }
+
+/// Handles, and what else a service can hold.
+#[crate::service]
+trait Rich {
+    async fn watch(&self, ctx: crate::rpc::Ctx, events: crate::rpc::Sink<Point>) -> Result<(), Refused>;
+    async fn list(
+        &self,
+        ctx: crate::rpc::Ctx,
+        key: Bytes,
+    ) -> Result<crate::rpc::Source<Bytes>, crate::rpc::Never>;
+    async fn pass(&self, ctx: crate::rpc::Ctx, to: crate::rpc::ServiceRef) -> Result<(), crate::rpc::Never>;
+    async fn map(
+        &self,
+        ctx: crate::rpc::Ctx,
+        table: BTreeMap<SocketAddr, Option<Vec<(char, f32, i128)>>>,
+        r#type: std::time::Duration,
+    ) -> Result<Result<u8, Point>, crate::rpc::RpcError>;
+}
+
+#[test]
+fn every_rule_that_cddl_text_uses_is_defined() {
+    let reflection = crate::rpc::describe::ReflectionClient::SCHEMA;
+    for schema in [PointsClient::SCHEMA, RichClient::SCHEMA, reflection] {
+        let text = schema.cddl();
+        let rules = rules_of(&text);
+        let unescaped = text.replace("\\\"", "");
+        for line in unescaped.lines().filter(|line| !line.starts_with(';')) {
+            for name in words(line.split(" ; ").next().unwrap_or(line)) {
+                let known = rules.contains(&name) || PRELUDE.contains(&name) || name.starts_with('.');
+                assert!(known, "`{name}` is not defined in\n{text}");
+            }
+        }
+        for (open, close) in [('[', ']'), ('{', '}'), ('(', ')')] {
+            assert_eq!(text.matches(open).count(), text.matches(close).count(), "{text}");
+        }
+    }
+}
+
+/// What RFC 8610 defines, appendix D, as far as it is used here.
+const PRELUDE: [&str; 12] = [
+    "any",
+    "uint",
+    "integer",
+    "biguint",
+    "tstr",
+    "bstr",
+    "bool",
+    "null",
+    "float",
+    "float16-32",
+    "true",
+    "false",
+];
+
+/// The names on the left of `=`; none stands there twice.
+fn rules_of(text: &str) -> Vec<&str> {
+    let lines = text.lines().filter(|line| !line.starts_with([';', ' ']));
+    let mut names: Vec<_> = lines.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count, "{text}");
+    names
+}
+
+/// The names in a line, without what stands in quotes, and without numbers.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    let outside = line.split('"').step_by(2);
+    outside
+        .flat_map(|part| part.split(|c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c))))
+        .filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic()))
+}
