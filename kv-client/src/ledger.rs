@@ -108,6 +108,7 @@ pub(crate) fn verdict_of(error: &KvError) -> Verdict {
 pub(crate) fn verdict_of_transport(error: &RpcError) -> Verdict {
     match error.code {
         Code::BadRequest
+        | Code::SchemaMismatch
         | Code::MethodNotFound
         | Code::TooLarge
         | Code::Version
