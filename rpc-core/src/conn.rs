@@ -49,15 +49,17 @@ use self::path::NewPath;
 use self::recovery::{Fired, Recovery};
 use self::sent::{Key, SentFrame};
 use crate::runtime::Instant;
+use crate::security::{Handshake, Identity, Pending, Security};
 use crate::wire::packet::SHORT_OVERHEAD;
 use crate::wire::seal::Keys;
-use crate::wire::setup::Params;
+use crate::wire::setup::{Init, Params};
 use crate::wire::{SETUP_DATAGRAM_SIZE, close, status};
 
 /// What a connection needs of its endpoint in every call.
 pub(crate) struct Cx<'a> {
     pub(crate) now: Instant,
     pub(crate) config: &'a Config,
+    pub(crate) security: &'a Security,
     pub(crate) counters: &'a mut Counters,
     pub(crate) events: &'a mut VecDeque<Event>,
     pub(crate) random: &'a mut (dyn FnMut() -> u64 + Send),
@@ -77,6 +79,12 @@ pub(crate) struct Conn {
     initiator: bool,
     phase: Phase,
     keys: Keys,
+    /// What the peer has proved about itself.
+    identity: Identity,
+    /// The third message of the handshake, until it is known to have arrived.
+    third: Option<Third>,
+    /// Somebody says that the peer does not know this connection: if it does not speak until then, it is gone.
+    doubted_until: Option<Instant>,
     /// Origin of the connection clock.
     start: Instant,
     peer: Option<Params>,
@@ -118,9 +126,16 @@ pub(crate) struct Conn {
 #[derive(Debug)]
 enum Phase {
     /// INIT is repeated until REPLY comes.
-    Connecting { setup: Vec<u8>, due: bool, next: Instant, backoff: Duration, deadline: Instant, sent: u32 },
-    /// REPLY was sent; the first valid data packet shows that the peer's address is real.
-    Accepting { setup: Vec<u8>, due: bool, deadline: Instant },
+    Connecting {
+        attempt: Box<Attempt>,
+        due: bool,
+        next: Instant,
+        backoff: Duration,
+        deadline: Instant,
+        sent: u32,
+    },
+    /// REPLY was sent; the third message, or else the first valid data packet, shows that the peer's address is real.
+    Accepting { accepted: Box<Accepted>, due: bool, deadline: Instant },
     /// Data flows.
     Open,
     /// We closed it: packets of the peer are answered by CLOSE for a while.
@@ -131,11 +146,73 @@ enum Phase {
     Gone,
 }
 
+/// A setup exchange that this side began.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) init: Init,
+    pub(crate) handshake: Handshake,
+    /// What we tell the peer about us in the third message, if there is one.
+    pub(crate) params: Vec<u8>,
+    /// The whole INIT.
+    setup: Vec<u8>,
+    /// Cookies that were given back.
+    cookies: u32,
+    /// What somebody says that the peer speaks.
+    supported: Option<Vec<u32>>,
+}
+
+impl Attempt {
+    pub(crate) fn new(id: ConnId, init: Init, handshake: Handshake, params: Vec<u8>) -> Self {
+        let setup = init.datagram(id.0);
+        Self { init, handshake, params, setup, cookies: 0, supported: None }
+    }
+}
+
+/// A setup exchange that this side answered.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// The first message: what a repeated INIT must carry.
+    pub(crate) first: Bytes,
+    /// Our REPLY.
+    pub(crate) setup: Vec<u8>,
+    /// A handshake that waits for the third message.
+    pub(crate) pending: Option<Pending>,
+    /// What the peer told us, unless that is in the third message.
+    pub(crate) params: Option<Params>,
+    pub(crate) identity: Identity,
+    pub(crate) keys: Keys,
+    /// The address was shown to be real by a cookie.
+    pub(crate) validated: bool,
+}
+
+/// The third message on its way.
+#[derive(Debug)]
+struct Third {
+    datagram: Vec<u8>,
+    due: bool,
+    next: Instant,
+    backoff: Duration,
+}
+
+impl Third {
+    fn new(now: Instant, datagram: Vec<u8>) -> Self {
+        Self { datagram, due: true, next: now + SETUP_BACKOFF_MIN, backoff: SETUP_BACKOFF_MIN }
+    }
+
+    fn on_timeout(&mut self, now: Instant) {
+        if self.next <= now {
+            self.due = true;
+            self.backoff = (self.backoff * 2).min(SETUP_BACKOFF_MAX);
+            self.next = now + self.backoff;
+        }
+    }
+}
+
 impl Conn {
-    /// A connection that this side opens; `setup` is its INIT.
-    pub(crate) fn initiate(cx: &Cx<'_>, id: ConnId, remote: SocketAddr, setup: Vec<u8>) -> Self {
+    /// A connection that this side opens.
+    pub(crate) fn initiate(cx: &Cx<'_>, id: ConnId, remote: SocketAddr, attempt: Attempt) -> Self {
         let phase = Phase::Connecting {
-            setup,
+            attempt: Box::new(attempt),
             due: true,
             next: cx.now + SETUP_BACKOFF_MIN,
             backoff: SETUP_BACKOFF_MIN,
@@ -145,20 +222,21 @@ impl Conn {
         Self::new(cx, id, remote, 0, phase)
     }
 
-    /// A connection that the peer opens; `setup` is our REPLY, `params` what its INIT said.
+    /// A connection that the peer opens.
     pub(crate) fn accept(
         cx: &Cx<'_>,
         id: ConnId,
         remote: SocketAddr,
         remote_id: u64,
-        setup: Vec<u8>,
-        params: Params,
+        mut accepted: Accepted,
     ) -> Self {
-        let phase = Phase::Accepting { setup, due: true, deadline: cx.now + cx.config.setup_timeout };
-        let mut conn = Self::new(cx, id, remote, remote_id, phase);
-        conn.received_unvalidated = SETUP_DATAGRAM_SIZE;
-        conn.peer = Some(params);
-        conn
+        let received = if accepted.validated { usize::MAX / 3 } else { SETUP_DATAGRAM_SIZE };
+        let (peer, identity) = (accepted.params.take(), accepted.identity);
+        let keys = std::mem::replace(&mut accepted.keys, Keys::None);
+        let deadline = cx.now + cx.config.setup_timeout;
+        let phase = Phase::Accepting { accepted: Box::new(accepted), due: true, deadline };
+        let conn = Self::new(cx, id, remote, remote_id, phase);
+        Self { received_unvalidated: received, peer, identity, keys, ..conn }
     }
 
     fn new(cx: &Cx<'_>, id: ConnId, remote: SocketAddr, remote_id: u64, phase: Phase) -> Self {
@@ -173,7 +251,10 @@ impl Conn {
             bytes_received: 0,
             initiator,
             phase,
-            keys: Keys::Insecure,
+            keys: Keys::None,
+            identity: Identity::None,
+            third: None,
+            doubted_until: None,
             start: now,
             peer: None,
             mtu: Mtu::new(SETUP_DATAGRAM_SIZE),
@@ -257,6 +338,7 @@ impl Conn {
             serving: self.callee.open_count(),
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,
+            identity: self.identity,
         }
     }
 
@@ -364,6 +446,8 @@ impl Conn {
                 consider(self.callee.accept_timeout());
                 consider(self.ping_at(config));
                 consider(self.new_path.as_ref().and_then(NewPath::timeout));
+                consider(self.third.as_ref().map(|third| third.next));
+                consider(self.doubted_until);
                 Some(next)
             }
         }
@@ -372,8 +456,12 @@ impl Conn {
     pub(crate) fn on_timeout(&mut self, cx: &mut Cx<'_>) {
         let now = cx.now;
         match &mut self.phase {
-            Phase::Connecting { deadline, .. } if *deadline <= now => {
-                self.end(cx, LostReason::SetupTimeout, None);
+            Phase::Connecting { deadline, attempt, .. } if *deadline <= now => {
+                let reason = match attempt.supported.take() {
+                    Some(supported) => LostReason::Version { supported },
+                    None => LostReason::SetupTimeout { encrypted: cx.security.is_encrypted() },
+                };
+                self.end(cx, reason, None);
             }
             Phase::Connecting { due, next, backoff, .. } => {
                 if *next <= now {
@@ -399,6 +487,12 @@ impl Conn {
         let now = cx.now;
         if self.silence_end(cx.config) <= now {
             return self.end(cx, LostReason::Timeout, Some((close::IDLE, "idle")));
+        }
+        if self.doubted_until.is_some_and(|until| until <= now) {
+            return self.on_peer_restarted(cx);
+        }
+        if let Some(third) = &mut self.third {
+            third.on_timeout(now);
         }
         self.received.on_timeout(now);
         let mut frames = std::mem::take(&mut self.lost);
@@ -454,6 +548,7 @@ impl Conn {
             remote: self.remote,
             client_id: peer.client_id,
             epoch: peer.epoch,
+            identity: self.identity,
             inbound: !self.initiator,
         });
         // Calls made before the peer's limits were known, and above them.
@@ -579,6 +674,12 @@ impl Conn {
         }
     }
 
+    /// What packets are sealed with.
+    #[cfg(test)]
+    pub(crate) const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Entries of queues that wait to be sent.
     #[cfg(test)]
     pub(crate) fn queued(&self) -> usize {
@@ -593,6 +694,8 @@ impl Conn {
 /// First wait for a REPLY; doubled for each further INIT.
 const SETUP_BACKOFF_MIN: Duration = Duration::from_millis(20);
 const SETUP_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Cookies that are given back in one attempt; who wants more is not believed.
+const COOKIES_MAX: u32 = 4;
 /// A closed connection is remembered for three probe timeouts (RFC 9000 section 10.2), but not longer than this.
 const CLOSING_MAX: Duration = Duration::from_secs(3);
 /// CLOSE frames sent in answer to packets of a peer that goes on.

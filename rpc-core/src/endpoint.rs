@@ -13,9 +13,10 @@
 
 mod setup;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
@@ -24,6 +25,7 @@ pub use crate::conn::{
 };
 use crate::conn::{Conn, Cx};
 use crate::runtime::Instant;
+use crate::security::{CookieKey, ResetKey, Security};
 use crate::wire::SETUP_DATAGRAM_SIZE;
 use crate::wire::packet::{Header, HeaderError};
 
@@ -41,6 +43,10 @@ pub struct Transmit {
 /// All connections of one socket.
 pub struct Endpoint {
     config: Config,
+    security: Security,
+    reset_key: Option<ResetKey>,
+    /// Made with the first cookie.
+    cookie_key: Option<CookieKey>,
     epoch: u64,
     client_id: u128,
     random: Box<dyn FnMut() -> u64 + Send>,
@@ -59,16 +65,27 @@ pub struct Endpoint {
     /// Connections of peers, and those of them that wait for their first data packet.
     inbound: usize,
     accepting: usize,
+    /// The same by address.
+    by_address: BTreeMap<IpAddr, Inbound>,
     resets: setup::ResetBudget,
     draining: bool,
     events: VecDeque<Event>,
     counters: Counters,
 }
 
+/// Connections of peers at one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Inbound {
+    open: usize,
+    accepting: usize,
+}
+
 /// A connection and where it stands in the endpoint's tables.
 struct Slot {
     conn: Box<Conn>,
     inbound: bool,
+    /// Where it came from, under which it is counted even when the peer has moved.
+    origin: IpAddr,
     accepting: bool,
     /// Under which it stands in `by_client`.
     client_id: Option<u128>,
@@ -84,6 +101,7 @@ macro_rules! cx {
         Cx {
             now: $now,
             config: &$endpoint.config,
+            security: &$endpoint.security,
             counters: &mut $endpoint.counters,
             events: &mut $endpoint.events,
             random: &mut *$endpoint.random,
@@ -95,10 +113,20 @@ use cx;
 impl Endpoint {
     /// An endpoint without connections. `epoch` must be random per process start, `client_id` is what peers see as
     /// this endpoint's identity: when it turns up with another epoch, they take its older connections for dead, so no
-    /// two live processes may share it. `random` gives connection ids.
-    pub fn new(config: Config, epoch: u64, client_id: u128, random: Box<dyn FnMut() -> u64 + Send>) -> Self {
+    /// two live processes may share it. `random` gives connection ids, and the ephemeral keys of handshakes: with
+    /// encryption it must be as good as the system's generator.
+    pub fn new(
+        config: Config,
+        security: Security,
+        epoch: u64,
+        client_id: u128,
+        random: Box<dyn FnMut() -> u64 + Send>,
+    ) -> Self {
         Self {
             config,
+            reset_key: security.reset_key(),
+            security,
+            cookie_key: None,
             epoch,
             client_id,
             random,
@@ -110,6 +138,7 @@ impl Endpoint {
             stray: VecDeque::new(),
             inbound: 0,
             accepting: 0,
+            by_address: BTreeMap::new(),
             resets: setup::ResetBudget::default(),
             draining: false,
             events: VecDeque::new(),
@@ -120,8 +149,8 @@ impl Endpoint {
     /// Opens a new connection to `remote`, always a new one. Calls may be made on it at once.
     pub fn connect(&mut self, now: Instant, remote: SocketAddr) -> ConnId {
         let id = self.unused_id();
-        let setup = setup::init(self, id);
-        let mut conn = Conn::initiate(&cx!(self, now), ConnId(id), remote, setup);
+        let attempt = setup::attempt(self, ConnId(id));
+        let mut conn = Conn::initiate(&cx!(self, now), ConnId(id), remote, attempt);
         if self.draining {
             conn.drain();
         }
@@ -139,7 +168,7 @@ impl Endpoint {
                 Some(slot) => {
                     slot.conn.bytes_received += datagram.len() as u64;
                     let before = slot.conn.remote;
-                    slot.conn.on_packet(&mut cx!(self, now), from, pn_low, &datagram);
+                    slot.conn.on_packet(&mut cx!(self, now), from, pn_low, datagram);
                     let (remote, remote_id) = (slot.conn.remote, slot.conn.remote_id);
                     if remote != before {
                         self.by_remote.remove(&(before, remote_id));
@@ -307,6 +336,11 @@ impl Endpoint {
         &self.counters
     }
 
+    /// How packets are protected.
+    pub fn security(&self) -> &Security {
+        &self.security
+    }
+
     fn ids(&self) -> Vec<ConnId> {
         self.conns.keys().copied().map(ConnId).collect()
     }
@@ -323,9 +357,13 @@ impl Endpoint {
         if inbound {
             self.inbound += 1;
             self.accepting += 1;
+            let of_address = self.by_address.entry(conn.remote.ip()).or_default();
+            of_address.open += 1;
+            of_address.accepting += 1;
             self.by_remote.insert((conn.remote, conn.remote_id), id);
         }
         let slot = Slot {
+            origin: conn.remote.ip(),
             conn: Box::new(conn),
             inbound,
             accepting: inbound,
@@ -347,6 +385,9 @@ impl Endpoint {
         if slot.accepting && !slot.conn.is_accepting() {
             slot.accepting = false;
             self.accepting -= 1;
+            if let Some(of_address) = self.by_address.get_mut(&slot.origin) {
+                of_address.accepting -= 1;
+            }
         }
         if let Some(timeout) = slot.conn.timeout(&self.config)
             && slot.armed.is_none_or(|armed| timeout < armed)
@@ -375,7 +416,19 @@ impl Endpoint {
         let Some(slot) = self.conns.remove(&id) else { return };
         self.inbound -= usize::from(slot.inbound);
         self.accepting -= usize::from(slot.accepting);
-        self.by_remote.remove(&(slot.conn.remote, slot.conn.remote_id));
+        if slot.inbound
+            && let Entry::Occupied(mut of_address) = self.by_address.entry(slot.origin)
+        {
+            of_address.get_mut().open -= 1;
+            of_address.get_mut().accepting -= usize::from(slot.accepting);
+            if of_address.get().open == 0 {
+                of_address.remove();
+            }
+        }
+        let remote = (slot.conn.remote, slot.conn.remote_id);
+        if self.by_remote.get(&remote) == Some(&id) {
+            self.by_remote.remove(&remote);
+        }
         if let Some(client_id) = slot.client_id {
             self.by_client.remove(&(client_id, id));
         }
@@ -398,6 +451,7 @@ impl Endpoint {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
+            .field("security", &self.security)
             .field("epoch", &self.epoch)
             .field("client_id", &self.client_id)
             .field("connections", &self.conns.len())

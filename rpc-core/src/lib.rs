@@ -79,6 +79,7 @@ pub mod peer;
 pub mod random;
 pub mod rpc;
 pub mod runtime;
+pub mod security;
 pub mod sim;
 pub mod wire;
 

@@ -39,6 +39,7 @@ use crate::rpc::registry::{NameCollision, Served, Table};
 use crate::rpc::retry::{Budgets, RetryPolicy};
 use crate::rpc::{Remote, Services, describe, session};
 use crate::runtime::Runtime;
+use crate::security::Security;
 use crate::wire::close;
 
 /// Handlers that run at once on one peer; a call above that is answered SERVER_BUSY before it starts.
@@ -77,6 +78,7 @@ impl Peer {
             runtime,
             services: Services::new(),
             config: endpoint::Config::default(),
+            security: None,
             reflection: true,
             on_connect: None,
             policy: Policy::default(),
@@ -144,6 +146,11 @@ impl Peer {
         }
     }
 
+    /// How packets are protected.
+    pub fn security(&self) -> Security {
+        self.inner.lock().endpoint.security().clone()
+    }
+
     /// What was sent, received, lost, dropped since the start.
     pub fn counters(&self) -> endpoint::Counters {
         self.inner.lock().endpoint.counters().clone()
@@ -180,6 +187,7 @@ pub struct Builder {
     on_connect: Option<OnConnect>,
     policy: Policy,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    security: Option<Security>,
 }
 
 impl Builder {
@@ -246,17 +254,38 @@ impl Builder {
         self
     }
 
+    /// Sets how packets are protected and who is let in. There is no default.
+    #[must_use]
+    pub fn security(mut self, security: Security) -> Self {
+        self.security = Some(security);
+        self
+    }
+
+    /// Starts the peer on `socket`.
+    ///
+    /// # Errors
+    /// When two methods share one wire id, or [`Builder::security`] was not called.
+    pub fn start(mut self, socket: impl DatagramSocket) -> Result<Peer, StartError> {
+        let security = self.security.take().ok_or(StartError::NoSecurity)?;
+        Ok(self.start_with(security, socket)?)
+    }
+
     /// Starts the peer on `socket`. Packets are checked, not encrypted: this mode must be asked for by its name.
     ///
     /// # Errors
     /// When two methods share one wire id, or one has the name of a built-in method.
     pub fn start_insecure(self, socket: impl DatagramSocket) -> Result<Peer, NameCollision> {
-        let Self { runtime, services, config, reflection, on_connect, mut policy, interceptors } = self;
+        self.start_with(Security::insecure(), socket)
+    }
+
+    fn start_with(self, security: Security, socket: impl DatagramSocket) -> Result<Peer, NameCollision> {
+        let Self { runtime, services, config, reflection, on_connect, mut policy, interceptors, .. } = self;
         policy.interceptors = interceptors.into();
         policy.space = Space::new(config.message_size_max);
         let random = runtime.clone();
         let (epoch, client_id) = (runtime.random_u64(), runtime.random_u128());
-        let endpoint = Endpoint::new(config, epoch, client_id, Box::new(move || random.random_u64()));
+        let endpoint =
+            Endpoint::new(config, security, epoch, client_id, Box::new(move || random.random_u64()));
         let inner = Arc::new(Inner {
             runtime: runtime.clone(),
             local_addr: socket.local_addr(),
@@ -282,6 +311,32 @@ impl Builder {
         Ok(peer)
     }
 }
+
+/// Why a peer does not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// Two methods share one wire id.
+    NameCollision(NameCollision),
+    /// Nobody said how packets are protected.
+    NoSecurity,
+}
+
+impl From<NameCollision> for StartError {
+    fn from(collision: NameCollision) -> Self {
+        Self::NameCollision(collision)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameCollision(collision) => collision.fmt(f),
+            Self::NoSecurity => f.write_str("no security was chosen (Builder::security, or start_insecure)"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,6 +30,21 @@ pub struct Config {
     /// Connections that peers may hold open. Default 10,000. Above it a setup attempt is dropped and counted; the
     /// peer repeats it until its own setup timeout. Connections that this side opens are not limited.
     pub connections_max: usize,
+    /// Connections that one address (whatever its ports) may hold open. Default 10,000. Above it a setup attempt is
+    /// dropped and counted.
+    pub connections_per_address_max: usize,
+    /// Setup exchanges of one address (whatever its ports) that wait for its first data packet. Default 64. Above it a
+    /// setup attempt is dropped and counted.
+    pub half_open_per_address_max: usize,
+    /// Setup exchanges that wait for their first data packet, of all addresses, from which on an address must show with
+    /// a cookie that it is real before anything is remembered about it. Default 100; 0: always, which costs every
+    /// setup another round trip.
+    pub cookies_above: usize,
+    /// Packets sealed with one key; the next takes another. Default 2^23 (RFC 9001 section 6.6), values below 1 count
+    /// as 1.
+    pub key_packets_max: u64,
+    /// How long one key is used. Default 1 h.
+    pub key_age_max: Duration,
     /// How long an acknowledgement may wait for a packet to ride on. Default 1 ms.
     pub ack_delay_max: Duration,
     /// Round trip time assumed before the first measurement. Default 10 ms.
@@ -63,6 +78,11 @@ impl Default for Config {
             message_window: 16 << 20,
             answers_kept_bytes: 4 << 20,
             connections_max: 10_000,
+            connections_per_address_max: 10_000,
+            half_open_per_address_max: 64,
+            cookies_above: 100,
+            key_packets_max: 1 << 23,
+            key_age_max: Duration::from_secs(3_600),
             ack_delay_max: Duration::from_millis(1),
             initial_rtt: Duration::from_millis(10),
             pto_max: Duration::from_secs(1),

@@ -58,6 +58,13 @@ pub struct Counters {
     pub dropped_bad_header: u64,
     /// Datagrams dropped: checksum.
     pub dropped_bad_checksum: u64,
+    /// Datagrams dropped: not sealed with the keys of their connection, or a handshake message with another key:
+    /// forged, damaged, or too late for a key that was replaced.
+    pub dropped_bad_seal: u64,
+    /// Setup packets dropped: of another security mode.
+    pub dropped_wrong_mode: u64,
+    /// Setup packets dropped: for another version than the best that both sides speak.
+    pub dropped_downgrade: u64,
     /// Datagrams dropped: no such connection.
     pub dropped_unknown_connection: u64,
     /// Datagrams dropped: from a process of the peer that is not the one this connection was made with.
@@ -74,6 +81,14 @@ pub struct Counters {
     pub dropped_unexpected: u64,
     /// Setup packets dropped: as many connections as allowed.
     pub dropped_connections_max: u64,
+    /// Setup packets dropped: as many connections of their address as allowed.
+    pub dropped_address_max: u64,
+    /// Setup packets that were answered with a cookie, and forgotten.
+    pub cookies_sent: u64,
+    /// Peers that proved to be somebody who is not allowed.
+    pub refused_identities: u64,
+    /// Changes of the key that this side seals with.
+    pub key_rotations: u64,
     /// Packets of unknown connections that got no reset because too many were sent lately.
     pub dropped_resets_max: u64,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::runtime::Instant;
+use crate::security::Identity;
 use crate::wire::{Form, Lane};
 
 /// Names one connection of one endpoint, for as long as that endpoint lives. Never reused.
@@ -48,6 +49,8 @@ pub enum Event {
         client_id: u128,
         /// The peer's process: another value means that it was restarted.
         epoch: u64,
+        /// What the peer has proved about itself.
+        identity: Identity,
         /// Whether the peer opened the connection.
         inbound: bool,
     },
@@ -111,8 +114,12 @@ pub enum Event {
 pub enum LostReason {
     /// The peer was silent for the idle timeout, or nothing was said for so long.
     Timeout,
-    /// The setup exchange was not answered in time.
-    SetupTimeout,
+    /// The setup exchange was not answered in time: nobody is there, or, with encryption, who is there has another key
+    /// or another mode and cannot read what is asked.
+    SetupTimeout {
+        /// Whether this side encrypts.
+        encrypted: bool,
+    },
     /// The peer does not know the connection any more: it was restarted, or it dropped the connection.
     PeerRestarted,
     /// The peer closed the connection.
@@ -127,6 +134,11 @@ pub enum LostReason {
         /// What it speaks.
         supported: Vec<u32>,
     },
+    /// The peer has proved to be somebody whom this side does not allow.
+    Refused {
+        /// Who it is.
+        identity: Identity,
+    },
     /// The peer broke the protocol in the way that is named here.
     Violation(&'static str),
     /// This side closed the connection.
@@ -137,10 +149,16 @@ impl fmt::Display for LostReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout => f.write_str("peer was silent for too long"),
-            Self::SetupTimeout => f.write_str("no answer to the setup exchange"),
+            Self::SetupTimeout { encrypted: false } => f.write_str(
+                "no answer to the setup exchange (a peer with a key file does not answer one without)",
+            ),
+            Self::SetupTimeout { encrypted: true } => {
+                f.write_str("no answer to the setup exchange: is the key the same?")
+            }
             Self::PeerRestarted => f.write_str("peer does not know the connection any more (restarted)"),
             Self::Closed { code, reason } => write!(f, "closed by the peer with code {code}: {reason}"),
             Self::Version { supported } => write!(f, "peer speaks only versions {supported:?}"),
+            Self::Refused { identity } => write!(f, "not allowed here: {identity}"),
             Self::Violation(what) => write!(f, "peer broke the protocol: {what}"),
             Self::LocalClose => f.write_str("closed by this side"),
         }
@@ -205,4 +223,6 @@ pub struct ConnectionInfo {
     pub bytes_sent: u64,
     /// Bytes in datagrams from the peer, setup packets not counted.
     pub bytes_received: u64,
+    /// What the peer has proved about itself; nothing before the connection is established.
+    pub identity: Identity,
 }

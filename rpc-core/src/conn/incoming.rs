@@ -8,68 +8,162 @@ use bytes::Bytes;
 use super::callee::{Admission, Answer, Receiving, Serving};
 use super::caller::Arriving;
 use super::path::NewPath;
-use super::{CallId, Conn, Cx, Event, Key, LostReason, Phase, SentFrame};
+use super::{CLOSING_MAX, COOKIES_MAX, CallId, Conn, Cx, Event, Key, LostReason, Phase, SentFrame, Third};
 use crate::runtime::Instant;
 use crate::wire::frame::{Ack, Frame, Part, PartHead, RequestHead};
 use crate::wire::packet::{self, SHORT_HEADER_SIZE};
-use crate::wire::setup::Params;
+use crate::wire::seal::Keys;
+use crate::wire::setup::{Message, Params};
 use crate::wire::varint::Reader;
 use crate::wire::{Form, Lane, Malformed, SETUP_DATAGRAM_SIZE, VERSION, close, status};
 
 impl Conn {
-    /// The INIT of this connection came again: the REPLY may be lost.
-    pub(crate) const fn on_init_again(&mut self) {
-        if let Phase::Accepting { due, .. } = &mut self.phase {
-            *due = true;
-            self.received_unvalidated += SETUP_DATAGRAM_SIZE;
+    /// An INIT for this connection came again; false if it is not the one that was accepted.
+    pub(crate) fn on_init_again(&mut self, first: &Bytes) -> bool {
+        let Phase::Accepting { accepted, due, .. } = &mut self.phase else { return true };
+        if accepted.first != first {
+            return false;
+        }
+        // The REPLY may be lost.
+        *due = true;
+        self.received_unvalidated = self.received_unvalidated.saturating_add(SETUP_DATAGRAM_SIZE);
+        true
+    }
+
+    /// The peer wants to see a cookie before it answers.
+    pub(crate) fn on_retry(&mut self, cx: &mut Cx<'_>, cookie: Bytes) {
+        match &mut self.phase {
+            Phase::Connecting { attempt, due, .. } if attempt.cookies < COOKIES_MAX => {
+                attempt.cookies += 1;
+                attempt.init.cookie = Bytes::copy_from_slice(&cookie);
+                attempt.setup = attempt.init.datagram(self.id.0);
+                *due = true;
+            }
+            _ => cx.counters.dropped_unexpected += 1,
         }
     }
 
-    /// A REPLY came, from the connection that the peer calls `remote_id`.
-    pub(crate) fn on_reply(&mut self, cx: &mut Cx<'_>, remote_id: u64, params: Params) {
-        let Phase::Connecting { sent, next, backoff, .. } = &self.phase else {
+    /// A REPLY came; true if it completes the exchange for us.
+    pub(crate) fn on_reply(&mut self, cx: &mut Cx<'_>, message: &Bytes) -> Result<bool, Malformed> {
+        let Phase::Connecting { attempt, sent, next, backoff, .. } = &mut self.phase else {
             cx.counters.dropped_unexpected += 1;
-            return;
+            return Ok(false);
         };
+        let Ok(payload) = attempt.handshake.read(message) else {
+            cx.counters.dropped_bad_seal += 1;
+            return Ok(false);
+        };
+        let (remote_id, peer) = Params::read_second(payload)?;
+        let identity = attempt.handshake.identity();
+        if !cx.security.allows(&identity) {
+            cx.counters.refused_identities += 1;
+            self.end(cx, LostReason::Refused { identity }, None);
+            return Ok(false);
+        }
+        if cx.security.has_third_message() {
+            let message = attempt.handshake.write(&attempt.params).map_err(|_| Malformed("handshake"))?;
+            let third = Message { mode: cx.security.wire_mode(), message: message.into() };
+            self.third = Some(Third::new(cx.now, third.third(remote_id, self.id.0)));
+        }
+        self.keys = Keys::new(cx.now, attempt.handshake.secrets());
+        self.identity = identity;
         // Which INIT a REPLY answers is only known when there was one (RFC 6298 section 3, Karn).
         if *sent == 1 {
             self.recovery.rtt.update(cx.now - (*next - *backoff), Duration::ZERO);
         }
         self.remote_id = remote_id;
-        self.peer = Some(params);
+        self.peer = Some(peer);
         self.establish(cx);
+        Ok(true)
     }
 
-    /// The peer speaks other versions than the one it was offered.
-    pub(crate) fn on_version_negotiation(&mut self, cx: &mut Cx<'_>, supported: Vec<u32>) {
-        // A list with our version in it does not answer our INIT.
-        if !matches!(self.phase, Phase::Connecting { .. }) || supported.contains(&VERSION) {
+    /// The third message of the handshake came.
+    pub(crate) fn on_third(&mut self, cx: &mut Cx<'_>, message: &Bytes) -> Result<(), Malformed> {
+        let Phase::Accepting { accepted, .. } = &mut self.phase else {
+            cx.counters.dropped_duplicate += 1;
+            return Ok(());
+        };
+        let Some(pending) = &mut accepted.pending else {
             cx.counters.dropped_unexpected += 1;
-            return;
+            return Ok(());
+        };
+        let Ok((payload, handshake)) = pending.complete(message) else {
+            cx.counters.dropped_bad_seal += 1;
+            return Ok(());
+        };
+        let peer = Params::read_only(payload)?;
+        self.identity = handshake.identity();
+        self.keys = Keys::new(cx.now, handshake.secrets());
+        if !cx.security.allows(&self.identity) {
+            cx.counters.refused_identities += 1;
+            // The layer above has not heard of the connection.
+            let until = cx.now + CLOSING_MAX;
+            let reason = format!("not allowed here: {}", self.identity);
+            self.phase = Phase::Closing { code: close::UNAUTHORIZED, reason, due: true, repeats: 0, until };
+            return Ok(());
         }
-        self.end(cx, LostReason::Version { supported }, None);
+        self.peer = Some(peer);
+        self.establish(cx);
+        Ok(())
     }
 
-    /// Somebody at the peer's address does not know a packet that we may have sent; true if the connection is gone.
+    /// The peer, or somebody who saw our INIT, speaks other versions than the one that was offered.
+    pub(crate) fn on_version_negotiation(&mut self, cx: &mut Cx<'_>, supported: Vec<u32>) {
+        match &mut self.phase {
+            // A list with our version in it does not answer our INIT.
+            Phase::Connecting { attempt, .. } if !supported.contains(&VERSION) => {
+                // Nothing says that it is the peer's. With encryption a REPLY would, so it may still come.
+                if cx.security.is_encrypted() {
+                    attempt.supported = Some(supported);
+                } else {
+                    self.end(cx, LostReason::Version { supported }, None);
+                }
+            }
+            _ => cx.counters.dropped_unexpected += 1,
+        }
+    }
+
+    /// Somebody at the peer's address does not know a packet that we may have sent; true if the connection may be gone.
     pub(crate) fn on_reset(&mut self, cx: &mut Cx<'_>, pn_low: u32) -> bool {
         let was_sent = u64::from(pn_low) < self.recovery.pn_next();
         if !was_sent || matches!(self.phase, Phase::Connecting { .. } | Phase::Accepting { .. }) {
             return false;
         }
-        self.on_peer_restarted(cx);
+        if matches!(self.keys, Keys::Sealed(_)) && self.is_established() {
+            // Any holder of the shared key can sign a reset, also for a connection that is well: only silence shows.
+            if self.doubted_until.is_none() {
+                self.doubted_until = Some(cx.now + self.recovery.pto() * 3);
+                self.ping_due = true;
+            }
+        } else {
+            self.on_peer_restarted(cx);
+        }
         true
     }
 
     /// A data packet came.
-    pub(crate) fn on_packet(&mut self, cx: &mut Cx<'_>, from: SocketAddr, pn_low: u32, datagram: &Bytes) {
-        let moved = from != self.remote;
-        if moved && !self.is_established() {
+    pub(crate) fn on_packet(&mut self, cx: &mut Cx<'_>, from: SocketAddr, pn_low: u32, datagram: Bytes) {
+        if from != self.remote && !self.is_established() {
             cx.counters.dropped_unexpected_address += 1;
             return;
         }
+        if matches!(self.phase, Phase::Connecting { .. } | Phase::Ended { .. } | Phase::Gone)
+            || self.keys.is_none()
+        {
+            cx.counters.dropped_unexpected += 1;
+            return;
+        }
         let pn = packet::expand_packet_number(self.received.largest(), pn_low);
-        let Some(payload) = self.keys.open(pn, datagram, SHORT_HEADER_SIZE) else {
-            cx.counters.dropped_bad_checksum += 1;
+        if self.received.is_duplicate(pn) {
+            cx.counters.dropped_duplicate += 1;
+            return;
+        }
+        let (keep, size) = (self.recovery.pto() * 3, datagram.len());
+        let Some(payload) = self.keys.open(cx.now, keep, pn, datagram, SHORT_HEADER_SIZE) else {
+            match self.keys {
+                Keys::Sealed(_) => cx.counters.dropped_bad_seal += 1,
+                Keys::None | Keys::Insecure => cx.counters.dropped_bad_checksum += 1,
+            }
             return;
         };
         match &mut self.phase {
@@ -79,21 +173,16 @@ impl Conn {
                 *due = true;
                 return;
             }
-            Phase::Connecting { .. } | Phase::Ended { .. } | Phase::Gone => {
-                cx.counters.dropped_unexpected += 1;
-                return;
-            }
-        }
-        if self.received.is_duplicate(pn) {
-            cx.counters.dropped_duplicate += 1;
-            return;
+            Phase::Connecting { .. } | Phase::Ended { .. } | Phase::Gone => return,
         }
         self.heard = cx.now;
+        self.third = None;
+        self.doubted_until = None;
         let newest = self.received.largest().is_none_or(|largest| pn > largest);
         match self.on_frames(cx, from, &payload) {
             Ok(ack_eliciting) => {
                 self.received.on_packet(cx.now, pn, ack_eliciting, cx.config.ack_delay_max);
-                self.on_address(cx, from, newest, datagram.len());
+                self.on_address(cx, from, newest, size);
             }
             Err(Malformed(what)) => {
                 cx.counters.dropped_bad_frame += 1;

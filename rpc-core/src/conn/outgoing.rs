@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::runtime::Instant;
 use crate::wire::frame::{self, NUMBERS_SIZE_MAX};
 use crate::wire::packet::{ACK_ELICITING_SIZE_MIN, Header, SHORT_HEADER_SIZE};
-use crate::wire::seal::TAG_SIZE;
+use crate::wire::seal::{Rotation, TAG_SIZE};
 use crate::wire::status;
 
 /// A datagram was appended.
@@ -23,26 +23,27 @@ impl Conn {
     /// follow is padded to its full size, so that all of them go out with one system call.
     pub(crate) fn pack(&mut self, cx: &mut Cx<'_>, fill: bool, buf: &mut Vec<u8>) -> Option<Packed> {
         match &mut self.phase {
-            Phase::Connecting { setup, due, sent, .. } => {
+            Phase::Connecting { attempt, due, sent, .. } => {
                 if !std::mem::take(due) {
                     return None;
                 }
                 *sent += 1;
-                buf.extend_from_slice(setup);
+                buf.extend_from_slice(&attempt.setup);
                 Some(Packed { more: false, destination: self.remote })
             }
-            Phase::Accepting { setup, due, .. } => {
+            Phase::Accepting { accepted, due, .. } => {
                 // At most three times what came from an address that may be forged (RFC 9000 section 8.1).
-                let sent = self.sent_unvalidated + setup.len();
+                let sent = self.sent_unvalidated + accepted.setup.len();
                 if !*due || sent > 3 * self.received_unvalidated {
                     return None;
                 }
                 *due = false;
                 self.sent_unvalidated = sent;
-                buf.extend_from_slice(setup);
+                buf.extend_from_slice(&accepted.setup);
                 Some(Packed { more: false, destination: self.remote })
             }
             Phase::Open => {
+                self.rotate(cx);
                 let alone = if buf.is_empty() { self.pack_alone(cx.now, buf) } else { None };
                 alone.or_else(|| self.pack_open(cx.now, fill, buf))
             }
@@ -105,7 +106,7 @@ impl Conn {
             self.finish(start, buf);
             self.recovery.on_sent(now, (buf.len() - start) as u64, frames);
         } else {
-            self.keys.seal(self.recovery.pn_next(), buf, start);
+            self.keys.seal(self.recovery.pn_next(), buf, start, SHORT_HEADER_SIZE);
             self.recovery.on_sent_untracked();
             self.recovery.recycle(frames);
         }
@@ -114,6 +115,11 @@ impl Conn {
 
     /// Appends a datagram that shares a system call with no other: to another address, or of another size.
     fn pack_alone(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Packed> {
+        if let Some(third) = self.third.as_mut().filter(|third| third.due) {
+            third.due = false;
+            buf.extend_from_slice(&third.datagram);
+            return Some(Packed { more: false, destination: self.remote });
+        }
         if let Some((destination, data)) = self.path_response.take() {
             return Some(self.pack_path(destination, buf, |buf| frame::put_path_response(buf, data)));
         }
@@ -132,7 +138,7 @@ impl Conn {
         Header::Short { dcid: self.remote_id, pn_low: self.recovery.pn_next() as u32 }.put(buf);
         frame::put_ping(buf);
         buf.resize(size - TAG_SIZE, 0);
-        self.keys.seal(self.recovery.pn_next(), buf, 0);
+        self.keys.seal(self.recovery.pn_next(), buf, 0, SHORT_HEADER_SIZE);
         let mut frames = self.recovery.frames();
         frames.push(SentFrame::MtuProbe { size: size as u32 });
         self.recovery.on_sent(now, size as u64, frames);
@@ -220,7 +226,15 @@ impl Conn {
         if buf.len() - start < SIZE_MIN {
             buf.resize(start + SIZE_MIN, 0);
         }
-        self.keys.seal(self.recovery.pn_next(), buf, start);
+        self.keys.seal(self.recovery.pn_next(), buf, start, SHORT_HEADER_SIZE);
+    }
+
+    /// Takes the next key when the present one has sealed enough.
+    fn rotate(&mut self, cx: &mut Cx<'_>) {
+        let rotation =
+            Rotation { packets_max: cx.config.key_packets_max.max(1), age_max: cx.config.key_age_max };
+        let (next, acked) = (self.recovery.pn_next(), self.recovery.largest_acked());
+        cx.counters.key_rotations += u64::from(self.keys.rotate(cx.now, next, acked, rotation));
     }
 
     /// Sends an answer that is stored, or was refused, for a call that is in the table.

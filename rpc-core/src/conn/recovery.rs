@@ -166,6 +166,11 @@ impl Recovery {
         self.pn_next
     }
 
+    /// The largest packet number that the peer has acknowledged.
+    pub(super) const fn largest_acked(&self) -> Option<u64> {
+        self.largest_acked
+    }
+
     pub(super) const fn probing(&self) -> bool {
         self.probes > 0
     }

@@ -64,6 +64,7 @@ impl Callers {
         let ctx = Ctx {
             address: info.remote,
             client_id: info.client_id,
+            identity: info.identity,
             call: CallId(0),
             deadline: now,
             meta: None,

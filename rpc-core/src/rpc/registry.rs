@@ -22,6 +22,7 @@ use super::policy::MethodPolicy;
 use super::schema::{MethodSchema, Schema};
 use crate::endpoint::CallId;
 use crate::runtime::{BoxFuture, Instant, Runtime};
+use crate::security::Identity;
 
 /// What a handler knows about the call it serves. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Ctx {
     pub client_id: u128,
     /// Names the call on its connection.
     pub call: CallId,
+    /// What the caller has proved about itself.
+    pub identity: Identity,
     /// When the caller stops waiting, on this node's clock.
     pub deadline: Instant,
     /// What came with the call beside its body, if anything did.

@@ -3,31 +3,33 @@
 //! ```text
 //! short (data)   | 0 1 K 0 rrrr | dcid u64 | pn u32 | frames | tag 16
 //! long (setup)   | 1 1 tt rrrr  | version u32 | dcid u64 | scid u64 | body | tag 16     tt: 0 INIT 1 RETRY 2 REPLY 3 VNEG
-//! reset          | 0 1 rrrrrr   | random 22 | token 16
+//! reset          | 0 1 rrrrrr   | dcid u64 | pn u32 | random 10 | token 16
 //! ```
 //! `K` is the key phase, `r` are reserved bits, sent as zero and ignored (in a reset they are random). `dcid` was
 //! chosen by the receiver of the packet, `scid` by its sender; both are random and, in setup, 0 when not known. `pn`
 //! is the low half of a 64-bit packet number that is never reused. The first 21 bytes of a long header are the same in
 //! every version.
 //!
-//! **Reset.** Who gets a packet of a connection that it does not know, because it was restarted, answers with a reset,
-//! which looks like a short packet that cannot be opened. In the insecure mode its token is
+//! **Reset.** Who gets a packet of a connection that it does not know, because it was restarted, answers with a reset:
+//! `dcid` and `pn` of that packet, and a token over the 23 bytes before it:
 //!
 //! ```text
-//! token          | dcid u64 | pn u32 | CRC32C u32 of the 35 bytes before |
+//! insecure       | CRC32C u32 | 0xff * 12 |
+//! encrypted      | the first 16 bytes of HMAC-SHA-256(reset_key, the 23 bytes) |        reset_key: see crate::security
 //! ```
-//! with `dcid` and `pn` of the packet that caused it. The receiver looks for a connection on which it sends *to that
-//! address with that id*, and on which that packet number was sent: the id has 64 random bits, so nobody off the path
-//! can make one up. A restarted process needs no state for it. On the path anybody can, as with everything in the
-//! insecure mode; with encryption the token becomes a keyed hash of the dcid under a key derived from the shared key of
-//! the cluster, which a restarted process has too, and nothing else changes. A reset is shorter than any packet that is
-//! answered by one, so that two endpoints never answer each other for ever.
+//! The receiver looks for a connection on which it sends *to that address with that id*, and on which that packet number
+//! was sent: the id has 64 random bits, so nobody off the path can make one up. A restarted process needs no state for
+//! it. On the path anybody can in the insecure mode; with encryption only holders of the shared key can, and what a
+//! holder can be made to sign for a connection that it never had is why a reset is then not the end at once: it makes
+//! the receiver ask whether the peer is there ([`crate::conn`]). A reset is shorter than any packet that is answered by
+//! one, so that two endpoints never answer each other for ever.
 
 use bytes::Bytes;
 
-use super::seal::{Keys, TAG_SIZE};
+use super::seal::{self, TAG_SIZE};
 use super::varint::Reader;
 use super::{Malformed, VERSION};
+use crate::security::{self, ResetKey};
 
 /// Size of a short header.
 pub(crate) const SHORT_HEADER_SIZE: usize = 1 + 8 + 4;
@@ -36,11 +38,11 @@ pub(crate) const SHORT_OVERHEAD: usize = SHORT_HEADER_SIZE + TAG_SIZE;
 /// Size of a long header.
 pub(crate) const LONG_HEADER_SIZE: usize = 1 + 4 + 8 + 8;
 /// Size of a reset.
-pub(crate) const RESET_SIZE: usize = 1 + RESET_RANDOM_SIZE + TAG_SIZE;
+pub(crate) const RESET_SIZE: usize = SHORT_HEADER_SIZE + RESET_RANDOM_SIZE + TAG_SIZE;
 /// Packets that want an acknowledgement are at least so long: longer than the reset that may answer them.
 pub(crate) const ACK_ELICITING_SIZE_MIN: usize = RESET_SIZE + 1;
 
-const RESET_RANDOM_SIZE: usize = 22;
+const RESET_RANDOM_SIZE: usize = 10;
 const FORM_MASK: u8 = 0b1100_0000;
 const FORM_SHORT: u8 = 0b0100_0000;
 const FORM_LONG: u8 = 0b1100_0000;
@@ -50,7 +52,7 @@ const FORM_LONG: u8 = 0b1100_0000;
 pub(crate) enum LongKind {
     /// Asks for a connection.
     Init,
-    /// Asks for the same INIT with a cookie; reserved.
+    /// Asks for the same INIT with a cookie.
     Retry,
     /// Accepts a connection.
     Reply,
@@ -139,29 +141,43 @@ pub(crate) fn expand_packet_number(largest: Option<u64>, low: u32) -> u64 {
 }
 
 /// A reset for a packet of an unknown connection; `random` fills what has no meaning.
-pub(crate) fn reset(dcid: u64, pn_low: u32, mut random: impl FnMut() -> u64) -> Vec<u8> {
-    let mut buf = vec![FORM_SHORT | (random() as u8 & !FORM_MASK)];
-    while buf.len() < 1 + RESET_RANDOM_SIZE {
-        buf.extend_from_slice(&random().to_be_bytes());
-    }
-    buf.truncate(1 + RESET_RANDOM_SIZE);
-    buf.extend_from_slice(&dcid.to_be_bytes());
-    buf.extend_from_slice(&pn_low.to_be_bytes());
-    let checksum = crc32c::crc32c(&buf);
-    buf.extend_from_slice(&checksum.to_be_bytes());
+pub(crate) fn reset(
+    dcid: u64,
+    pn_low: u32,
+    key: Option<&ResetKey>,
+    mut random: impl FnMut() -> u64,
+) -> Vec<u8> {
+    let mut buf = Vec::with_capacity(RESET_SIZE);
+    Header::Short { dcid, pn_low }.put(&mut buf);
+    buf[0] |= random() as u8 & !FORM_MASK;
+    buf.extend_from_slice(&random().to_be_bytes());
+    buf.extend_from_slice(&(random() as u16).to_be_bytes());
+    let token = reset_token(&buf, key);
+    buf.extend_from_slice(&token);
     buf
 }
 
 /// The connection id and packet number that a reset answers, if the datagram is one.
-pub(crate) fn read_reset(datagram: &Bytes) -> Option<(u64, u32)> {
+pub(crate) fn read_reset(datagram: &Bytes, key: Option<&ResetKey>) -> Option<(u64, u32)> {
     if datagram.len() != RESET_SIZE || datagram[0] & FORM_MASK != FORM_SHORT {
         return None;
     }
-    let checksum = crc32c::crc32c(&datagram[..RESET_SIZE - 4]);
-    let token = datagram.slice(RESET_SIZE - TAG_SIZE..);
-    let mut reader = Reader::new(&token);
+    let (head, token) = datagram.split_last_chunk::<TAG_SIZE>()?;
+    let mut reader = Reader::new(datagram);
+    reader.u8().ok()?;
     let (dcid, pn_low) = (reader.u64().ok()?, reader.u32().ok()?);
-    (reader.u32().ok()? == checksum).then_some((dcid, pn_low))
+    security::equal(&reset_token(head, key), token).then_some((dcid, pn_low))
+}
+
+fn reset_token(head: &[u8], key: Option<&ResetKey>) -> [u8; TAG_SIZE] {
+    key.map_or_else(
+        || {
+            let mut token = [0xff; TAG_SIZE];
+            token[..4].copy_from_slice(&crc32c::crc32c(head).to_be_bytes());
+            token
+        },
+        |key| key.token(head),
+    )
 }
 
 /// A version negotiation packet: the versions spoken here, for the sender of a setup packet with another one.
@@ -174,7 +190,7 @@ pub(crate) fn version_negotiation(offered: u32, dcid: u64) -> Vec<u8> {
     Header::Long { kind: LongKind::VersionNegotiation, version: offered, dcid, scid: 0 }.put(&mut buf);
     buf.push(1);
     buf.extend_from_slice(&VERSION.to_be_bytes());
-    Keys::Insecure.seal(0, &mut buf, 0);
+    seal::put_checksum(&mut buf, 0);
     buf
 }
 
@@ -224,12 +240,18 @@ mod tests {
 
     #[test]
     fn a_reset_is_recognised_and_nothing_else_is() {
-        let reset = Bytes::from(reset(0x0102_0304_0506_0708, 99, || 0xabcd_ef01_2345_6789));
-        assert_eq!(reset.len(), RESET_SIZE);
-        assert_eq!(read_reset(&reset), Some((0x0102_0304_0506_0708, 99)));
-        let mut damaged = reset.to_vec();
-        damaged[30] ^= 1;
-        assert_eq!(read_reset(&Bytes::from(damaged)), None);
-        assert_eq!(read_reset(&reset.slice(1..)), None);
+        let security = security::Security::shared_key(security::SharedKey::new([5; 32]));
+        let key = security.reset_key();
+        for key in [None, key.as_ref()] {
+            let reset = Bytes::from(reset(0x0102_0304_0506_0708, 99, key, || 0xabcd_ef01_2345_6789));
+            assert_eq!(reset.len(), RESET_SIZE);
+            assert_eq!(read_reset(&reset, key), Some((0x0102_0304_0506_0708, 99)));
+            let mut damaged = reset.to_vec();
+            damaged[30] ^= 1;
+            assert_eq!(read_reset(&Bytes::from(damaged), key), None);
+            assert_eq!(read_reset(&reset.slice(1..), key), None);
+        }
+        let insecure = Bytes::from(reset(7, 99, None, || 1));
+        assert_eq!(read_reset(&insecure, key.as_ref()), None);
     }
 }

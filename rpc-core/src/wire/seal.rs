@@ -1,49 +1,254 @@
-//! What protects a packet: the one place that changes when packets are encrypted.
+//! What protects a packet.
 //!
 //! ```text
 //! | header | frames                | tag 16                      |
-//!                                    insecure: CRC32C u32 | 0 * 12
+//!            insecure: as they are   CRC32C u32 | 0 * 12          of header and frames
+//!            encrypted: AES-128-GCM  the tag of the AEAD          associated data: the header
 //! ```
-//! In the insecure mode the checksum covers header and frames. An AEAD would encrypt the frames in place, take the
-//! packet number as nonce and the header as associated data, and leave every layout as it is.
+//! Setup packets carry the checksum in every mode: it only finds damage. What must be authentic in them is inside a
+//! Noise message, or in its prologue ([`crate::security`]).
+//!
+//! **Rotation.** Each direction has key phases of its own, numbered from 0; `K` in the header is the lowest bit of the
+//! number. A sender goes to the next phase after [`Rotation::packets_max`] packets or [`Rotation::age_max`], and only
+//! when the peer has acknowledged a packet of the present one: so the peer is never more than one phase behind. A
+//! receiver tells by `K` and the packet number: the present phase; or, with the other `K`, the previous one if the
+//! number is below the first that it opened in the present phase, else the next. It follows as soon as a packet of the
+//! next phase opens, and forgets the previous key three probe timeouts later.
 
-use bytes::Bytes;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::runtime::Instant;
+use crate::security::{PacketKey, Secret, Secrets};
 
 /// Bytes behind the frames.
 pub(crate) const TAG_SIZE: usize = 16;
 
-/// The keys of one connection, or of the setup exchange.
-#[derive(Clone, Debug)]
+/// `K` in the first byte of a short header.
+const KEY_PHASE: u8 = 0b0010_0000;
+
+/// Appends the checksum to the packet that starts at `start` in `buf`.
+pub(crate) fn put_checksum(buf: &mut Vec<u8>, start: usize) {
+    let checksum = crc32c::crc32c(&buf[start..]);
+    buf.extend_from_slice(&checksum.to_be_bytes());
+    buf.extend_from_slice(&[0; TAG_SIZE - 4]);
+}
+
+/// What lies between the header and the checksum; `None` if that does not fit.
+pub(crate) fn checked(packet: &Bytes, header_size: usize) -> Option<Bytes> {
+    let end = packet.len().checked_sub(TAG_SIZE).filter(|end| *end >= header_size)?;
+    let checksum = crc32c::crc32c(&packet[..end]).to_be_bytes();
+    let tag = &packet[end..];
+    (tag[..4] == checksum && tag[4..].iter().all(|byte| *byte == 0)).then(|| packet.slice(header_size..end))
+}
+
+/// When a sender changes its key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rotation {
+    pub(crate) packets_max: u64,
+    pub(crate) age_max: Duration,
+}
+
+/// The keys of one connection.
+#[derive(Debug)]
 pub(crate) enum Keys {
-    /// No secrecy and no authenticity: a checksum that finds damage on the way (UDP's own has 16 bits).
+    /// The handshake is not complete: nothing can be opened, and nothing is sealed.
+    None,
+    /// A checksum.
     Insecure,
+    /// AES-GCM.
+    Sealed(Box<Sealed>),
 }
 
 impl Keys {
-    /// Appends the tag to the packet that starts at `start` in `buf`. The packet number, here unused, is the nonce of
-    /// an AEAD.
-    pub(crate) fn seal(&self, _packet_number: u64, buf: &mut Vec<u8>, start: usize) {
-        match self {
-            Self::Insecure => {
-                let checksum = crc32c::crc32c(&buf[start..]);
-                buf.extend_from_slice(&checksum.to_be_bytes());
-                buf.extend_from_slice(&[0; TAG_SIZE - 4]);
-            }
+    /// The keys that come of a handshake.
+    pub(crate) fn new(now: Instant, secrets: Option<Secrets>) -> Self {
+        match secrets {
+            None => Self::Insecure,
+            Some(secrets) => Self::Sealed(Box::new(Sealed {
+                send: Sending::new(now, secrets.send),
+                receive: Receiving::new(secrets.receive),
+            })),
         }
     }
 
-    /// The frames of a packet with a header of `header_size` bytes; `None` if the tag does not fit it.
-    pub(crate) fn open(&self, _packet_number: u64, packet: &Bytes, header_size: usize) -> Option<Bytes> {
-        let end = packet.len().checked_sub(TAG_SIZE).filter(|end| *end >= header_size)?;
+    pub(crate) const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    /// Goes to the next key if it is time to. Called before a packet is sealed.
+    pub(crate) fn rotate(
+        &mut self,
+        now: Instant,
+        next_pn: u64,
+        largest_acked: Option<u64>,
+        rotation: Rotation,
+    ) -> bool {
         match self {
-            Self::Insecure => {
-                let checksum = crc32c::crc32c(&packet[..end]).to_be_bytes();
-                let tag = &packet[end..];
-                (tag[..4] == checksum && tag[4..].iter().all(|byte| *byte == 0))
-                    .then(|| packet.slice(header_size..end))
+            Self::Sealed(sealed) => sealed.send.rotate(now, next_pn, largest_acked, rotation),
+            Self::None | Self::Insecure => false,
+        }
+    }
+
+    /// Seals the packet that starts at `start` in `buf` with a header of `header_size` bytes: encrypts it in place and
+    /// appends the tag.
+    pub(crate) fn seal(&self, packet_number: u64, buf: &mut Vec<u8>, start: usize, header_size: usize) {
+        match self {
+            Self::None | Self::Insecure => put_checksum(buf, start),
+            Self::Sealed(sealed) => sealed.send.seal(packet_number, &mut *buf, start, header_size),
+        }
+    }
+
+    /// The frames of a packet with a header of `header_size` bytes; `None` if the tag does not fit it. `keep` is how
+    /// long the previous key is kept when this packet is the first with a new one.
+    pub(crate) fn open(
+        &mut self,
+        now: Instant,
+        keep: Duration,
+        packet_number: u64,
+        packet: Bytes,
+        header_size: usize,
+    ) -> Option<Bytes> {
+        match self {
+            Self::None => None,
+            Self::Insecure => checked(&packet, header_size),
+            Self::Sealed(sealed) => sealed.receive.open(now, keep, packet_number, packet, header_size),
+        }
+    }
+
+    /// As [`Keys::open`], without an effect on the keys.
+    #[cfg(test)]
+    pub(crate) fn peek(&self, pn: u64, packet: &Bytes, header_size: usize) -> Option<Bytes> {
+        match self {
+            Self::None => None,
+            Self::Insecure => checked(packet, header_size),
+            Self::Sealed(sealed) => {
+                let Receiving { key, next, previous, .. } = &sealed.receive;
+                let keys = [Some(key), Some(&next.1), previous.as_ref().map(|(key, _)| key)];
+                keys.into_iter().flatten().find_map(|key| decrypt(key, pn, packet.clone(), header_size))
             }
         }
     }
+}
+
+/// The keys of both directions.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    send: Sending,
+    receive: Receiving,
+}
+
+#[derive(Debug)]
+struct Sending {
+    secret: Secret,
+    key: PacketKey,
+    phase: u64,
+    /// First packet number and first moment of this phase.
+    first: u64,
+    since: Instant,
+}
+
+impl Sending {
+    fn new(now: Instant, secret: Secret) -> Self {
+        Self { key: secret.key(), secret, phase: 0, first: 0, since: now }
+    }
+
+    fn rotate(&mut self, now: Instant, next_pn: u64, largest_acked: Option<u64>, rotation: Rotation) -> bool {
+        let due = next_pn - self.first >= rotation.packets_max || now - self.since >= rotation.age_max;
+        if !due || largest_acked.is_none_or(|acked| acked < self.first) {
+            return false;
+        }
+        let secret = self.secret.next();
+        *self = Self { key: secret.key(), secret, phase: self.phase + 1, first: next_pn, since: now };
+        true
+    }
+
+    fn seal(&self, packet_number: u64, buf: &mut Vec<u8>, start: usize, header_size: usize) {
+        if self.phase & 1 == 1 {
+            buf[start] |= KEY_PHASE;
+        }
+        let (header, frames) = buf[start..].split_at_mut(header_size);
+        // A datagram is never too long for the cipher; were it, nothing readable goes out.
+        let tag = self.key.seal(packet_number, header, frames).unwrap_or_else(|| {
+            frames.fill(0);
+            [0; TAG_SIZE]
+        });
+        buf.extend_from_slice(&tag);
+    }
+}
+
+#[derive(Debug)]
+struct Receiving {
+    key: PacketKey,
+    phase: u64,
+    /// Lowest packet number that was opened in this phase.
+    first: Option<u64>,
+    /// Computed ahead, so that opening takes as long for a forged packet as for a good one.
+    next: (Secret, PacketKey),
+    previous: Option<(PacketKey, Instant)>,
+}
+
+impl Receiving {
+    fn new(secret: Secret) -> Self {
+        let next = secret.next();
+        Self { key: secret.key(), phase: 0, first: None, next: (next.clone(), next.key()), previous: None }
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        keep: Duration,
+        pn: u64,
+        packet: Bytes,
+        header_size: usize,
+    ) -> Option<Bytes> {
+        if packet.len() < header_size + TAG_SIZE {
+            return None;
+        }
+        if self.previous.as_ref().is_some_and(|(_, until)| *until <= now) {
+            self.previous = None;
+        }
+        let is_next = (packet[0] & KEY_PHASE != 0) != (self.phase & 1 == 1);
+        let is_previous = is_next && self.first.is_some_and(|first| pn < first);
+        let key = match &self.previous {
+            _ if !is_next => &self.key,
+            Some((key, _)) if is_previous => key,
+            None if is_previous => return None,
+            _ => &self.next.1,
+        };
+        let frames = decrypt(key, pn, packet, header_size)?;
+        if !is_next {
+            self.first = Some(self.first.map_or(pn, |first| first.min(pn)));
+        } else if !is_previous {
+            self.follow(now + keep, pn);
+        }
+        Some(frames)
+    }
+
+    /// The peer went to the next phase with packet `pn`.
+    fn follow(&mut self, until: Instant, pn: u64) {
+        let after = self.next.0.next();
+        let key = after.key();
+        let next = std::mem::replace(&mut self.next, (after, key));
+        let previous = std::mem::replace(&mut self.key, next.1);
+        self.previous = Some((previous, until));
+        self.phase += 1;
+        self.first = Some(pn);
+    }
+}
+
+/// Decrypts in the memory of the packet if nothing else looks at it, else in a copy.
+fn decrypt(key: &PacketKey, pn: u64, packet: Bytes, header_size: usize) -> Option<Bytes> {
+    let mut memory = packet.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    let (header, sealed) = memory.split_at_mut(header_size);
+    if !key.open(pn, header, sealed) {
+        return None;
+    }
+    memory.truncate(memory.len() - TAG_SIZE);
+    let mut frames = memory.freeze();
+    bytes::Buf::advance(&mut frames, header_size);
+    Some(frames)
 }
 
 #[cfg(test)]
@@ -53,16 +258,16 @@ mod tests {
     #[test]
     fn any_flipped_bit_is_found() {
         let mut buf = b"header and frames".to_vec();
-        Keys::Insecure.seal(7, &mut buf, 0);
+        put_checksum(&mut buf, 0);
         let sealed = Bytes::from(buf);
-        assert_eq!(Keys::Insecure.open(7, &sealed, 6), Some(Bytes::from_static(b" and frames")));
+        assert_eq!(checked(&sealed, 6), Some(Bytes::from_static(b" and frames")));
         for bit in 0..sealed.len() * 8 {
             let mut damaged = sealed.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Keys::Insecure.open(7, &Bytes::from(damaged), 6), None, "bit {bit}");
+            assert_eq!(checked(&Bytes::from(damaged), 6), None, "bit {bit}");
         }
         for cut in 0..sealed.len() {
-            assert_eq!(Keys::Insecure.open(7, &sealed.slice(..cut), 6), None, "cut at {cut}");
+            assert_eq!(checked(&sealed.slice(..cut), 6), None, "cut at {cut}");
         }
     }
 }

@@ -8,12 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::frame::{self, Frame, PartHead, RequestHead};
-use super::packet::{self, Header, LONG_HEADER_SIZE, LongKind, SHORT_HEADER_SIZE};
-use super::seal::Keys;
-use super::setup::Params;
+use super::packet::{self, Header, LONG_HEADER_SIZE, SHORT_HEADER_SIZE};
+use super::seal::{self, Keys, Rotation};
+use super::setup::{self, Init, Message, Params, VERSIONS};
 use super::varint::Reader;
-use super::{Form, Lane, close};
+use super::{Form, Lane, VERSION, close};
 use crate::rpc::{Code, MethodId, Outcome, RpcError, codec};
+use crate::runtime::Instant;
+use crate::security::{Handshake, Prologue, Security, SharedKey};
 
 const PAGE: &str = include_str!("../../../docs/PROTOCOL.md");
 
@@ -86,13 +88,30 @@ fn request_head() -> RequestHead {
     }
 }
 
+fn request_frames() -> Vec<u8> {
+    let mut frames = Vec::new();
+    frame::put_max_data(&mut frames, 16 << 20);
+    let arguments = codec::encode(&(2, 3)).expect("plain data");
+    frame::put_request(&mut frames, 0, &request_head(), &arguments);
+    frames
+}
+
+fn response_frames() -> Vec<u8> {
+    let mut frames = Vec::new();
+    frame::put_ack(&mut frames, 80, [(0, 0)].into_iter());
+    frame::put_max_data(&mut frames, 16 << 20);
+    let result = codec::encode(&5).expect("plain data");
+    frame::put_response(&mut frames, 0, 0, Lane::Normal, Form::default(), &result);
+    frames
+}
+
 /// A data packet in the insecure mode, padded as a packet that wants an acknowledgement is.
 fn packet(dcid: u64, pn: u32, frames: &[u8]) -> Vec<u8> {
     let mut buf = Vec::new();
     Header::Short { dcid, pn_low: pn }.put(&mut buf);
     buf.extend_from_slice(frames);
     buf.resize(buf.len().max(packet::ACK_ELICITING_SIZE_MIN - 16), 0);
-    Keys::Insecure.seal(u64::from(pn), &mut buf, 0);
+    seal::put_checksum(&mut buf, 0);
     buf
 }
 
@@ -106,31 +125,27 @@ fn method_ids() {
 
 #[test]
 fn setup() {
-    check("init", &params().datagram(LongKind::Init, 0, A));
-    check("reply", &params().datagram(LongKind::Reply, A, B));
+    let init = Init {
+        versions: VERSIONS.to_vec(),
+        mode: 0,
+        cookie: Bytes::new(),
+        message: params().payload(None).into(),
+    };
+    check("init", &init.datagram(A));
+    check("reply", &Message { mode: 0, message: params().payload(Some(B)).into() }.reply(A, B));
     check("versions", &packet::version_negotiation(7, A));
-    let init = Bytes::from(vector("init"));
-    let body = Keys::Insecure.open(0, &init, LONG_HEADER_SIZE).expect("its tag fits");
-    assert_eq!(Params::read(&body), Ok(params()));
+    let read = Bytes::from(vector("init"));
+    let body = seal::checked(&read, LONG_HEADER_SIZE).expect("its tag fits");
+    assert_eq!(Init::read(&body), Ok(init));
 }
 
 #[test]
 fn a_call() {
-    let mut frames = Vec::new();
-    frame::put_max_data(&mut frames, 16 << 20);
+    check("request", &packet(B, 0, &request_frames()));
+    check("response", &packet(A, 0, &response_frames()));
     let arguments = codec::encode(&(2, 3)).expect("plain data");
-    frame::put_request(&mut frames, 0, &request_head(), &arguments);
-    check("request", &packet(B, 0, &frames));
-
-    frames.clear();
-    frame::put_ack(&mut frames, 80, [(0, 0)].into_iter());
-    frame::put_max_data(&mut frames, 16 << 20);
-    let result = codec::encode(&5).expect("plain data");
-    frame::put_response(&mut frames, 0, 0, Lane::Normal, Form::default(), &result);
-    check("response", &packet(A, 0, &frames));
-
     let request = Bytes::from(vector("request"));
-    let payload = Keys::Insecure.open(0, &request, SHORT_HEADER_SIZE).expect("its tag fits");
+    let payload = seal::checked(&request, SHORT_HEADER_SIZE).expect("its tag fits");
     let mut reader = Reader::new(&payload);
     assert_eq!(Frame::read(&mut reader), Ok(Frame::MaxData { bytes: 16 << 20 }));
     let call = Frame::Request { call: 0, head: request_head(), body: arguments };
@@ -156,7 +171,53 @@ fn the_end() {
     let mut frames = Vec::new();
     frame::put_close(&mut frames, close::VIOLATION, b"unknown frame");
     check("close", &packet(A, 9, &frames));
-    check("reset", &packet::reset(B, 3, || 0x2122_2324_2526_2728));
+    check("reset", &packet::reset(B, 3, None, || 0x2122_2324_2526_2728));
+}
+
+/// The whole exchange in mode 1 with fixed keys.
+#[test]
+fn with_a_shared_key() {
+    let key = |first: u8| std::array::from_fn(|index| first + index as u8);
+    let security = Security::shared_key(SharedKey::new(key(0)));
+    let prologue = Prologue::new(VERSION, A, VERSIONS);
+    let mut initiator = Handshake::initiate(&security, &prologue, key(0x20)).expect("keys fit");
+    let mut acceptor = Handshake::accept(&security, &prologue, key(0x40)).expect("keys fit");
+
+    let message: Bytes = initiator.write(&params().payload(None)).expect("its turn").into();
+    assert_eq!(acceptor.read(&message).map(Params::read_only), Ok(Ok(params())));
+    let init = Init { versions: VERSIONS.to_vec(), mode: 1, cookie: Bytes::new(), message };
+    check("sealed-init", &init.datagram(A));
+    let message: Bytes = acceptor.write(&params().payload(Some(B))).expect("its turn").into();
+    assert_eq!(initiator.read(&message).map(Params::read_second), Ok(Ok((B, params()))));
+    check("sealed-reply", &Message { mode: 1, message }.reply(A, B));
+
+    let (of_a, of_b) = (initiator.secrets().expect("complete"), acceptor.secrets().expect("complete"));
+    assert_eq!(of_a.send.bytes(), of_b.receive.bytes());
+    check("secrets", &[*of_a.send.bytes(), *of_b.send.bytes()].concat());
+    let now = Instant::default();
+    let (mut keys_a, mut keys_b) = (Keys::new(now, Some(of_a)), Keys::new(now, Some(of_b)));
+    let sealed = |keys: &Keys, dcid: u64, pn: u32, frames: &[u8]| {
+        let mut buf = Vec::new();
+        Header::Short { dcid, pn_low: pn }.put(&mut buf);
+        buf.extend_from_slice(frames);
+        buf.resize(buf.len().max(packet::ACK_ELICITING_SIZE_MIN - 16), 0);
+        keys.seal(u64::from(pn), &mut buf, 0, SHORT_HEADER_SIZE);
+        buf
+    };
+    check("sealed-request", &sealed(&keys_a, B, 0, &request_frames()));
+    check("sealed-response", &sealed(&keys_b, A, 0, &response_frames()));
+    let request = Bytes::from(vector("sealed-request"));
+    let opened = keys_b.open(now, Duration::ZERO, 0, request, SHORT_HEADER_SIZE).expect("the same keys");
+    assert!(opened.starts_with(&request_frames()));
+
+    let at_once = Rotation { packets_max: 1, age_max: Duration::MAX };
+    assert!(keys_a.rotate(now, 5, Some(4), at_once));
+    check("sealed-rotated", &sealed(&keys_a, B, 5, &[1]));
+
+    let reset = packet::reset(B, 3, security.reset_key().as_ref(), || 0x2122_2324_2526_2728);
+    check("sealed-reset", &reset);
+    let cookie: [u8; 24] = std::array::from_fn(|index| 0xc0 + index as u8);
+    check("retry", &setup::retry(A, &cookie));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use rpc_core::endpoint::{CallId, Lane};
 use rpc_core::rpc::call::{Attempt, Channel, Reply};
 use rpc_core::rpc::{Ctx, Failure, MethodId, Remote, Services};
 use rpc_core::runtime::{BoxFuture, Runtime};
+use rpc_core::security::Identity;
 
 /// Serves the calls that are made through it, and keeps what they sent.
 #[derive(Clone)]
@@ -50,6 +51,7 @@ impl Channel for Loopback {
             address: self.address(),
             client_id: 7,
             call: CallId(0),
+            identity: Identity::None,
             deadline: request.deadline,
             meta: request.meta,
             fence: None,

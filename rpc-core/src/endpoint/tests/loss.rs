@@ -51,7 +51,10 @@ fn nobody_there_ends_in_a_setup_timeout_with_the_calls_unsent() {
     let conn = pair.at(Client).connect(now, Server.address());
     let call = pair.call(Client, conn, Bytes::new());
     pair.run_until("lost", |pair| pair.lost(Client, conn).is_some());
-    assert_eq!(pair.lost(Client, conn), Some((LostReason::SetupTimeout, vec![(call, false)])));
+    assert_eq!(
+        pair.lost(Client, conn),
+        Some((LostReason::SetupTimeout { encrypted: super::security().is_encrypted() }, vec![(call, false)]))
+    );
     assert_eq!(pair.now - now, Duration::from_secs(5));
     assert!(pair.at(Client).conns.is_empty() && pair.at(Client).poll_timeout().is_none());
 }

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use crate::endpoint::{CallId, Config, ConnId, Endpoint, Event, Lane, LostReason, Request};
 use crate::runtime::Instant;
 use crate::wire::Form;
-use crate::wire::packet::Header;
+use crate::wire::packet::{Header, LONG_HEADER_SIZE, SHORT_HEADER_SIZE};
+use crate::wire::seal::{TAG_SIZE, put_checksum};
 
 /// A small generator: SplitMix64.
 #[derive(Clone, Debug)]
@@ -202,6 +203,28 @@ impl Pair {
         })
     }
 
+    /// Seals header and frames of a data packet as `from` would; what belongs to no connection gets the checksum.
+    pub(super) fn seal(&self, from: Side, mut packet: Vec<u8>) -> Bytes {
+        let mut padded = packet.clone();
+        padded.resize(packet.len().max(LONG_HEADER_SIZE) + TAG_SIZE, 0);
+        if let Ok(Header::Short { dcid, pn_low }) = Header::read(&padded.into())
+            && let Some(slot) =
+                self.endpoints[from as usize].conns.values().find(|slot| slot.conn.remote_id == dcid)
+        {
+            slot.conn.keys().seal(u64::from(pn_low), &mut packet, 0, SHORT_HEADER_SIZE);
+        } else {
+            put_checksum(&mut packet, 0);
+        }
+        packet.into()
+    }
+
+    /// The frames of a data packet that was sent on a connection that its receiver still has.
+    pub(super) fn open(&self, flight: &Flight) -> Option<Bytes> {
+        let Ok(Header::Short { dcid, pn_low }) = Header::read(&flight.datagram) else { return None };
+        let slot = self.endpoints[flight.to as usize].conns.get(&dcid)?;
+        slot.conn.keys().peek(u64::from(pn_low), &flight.datagram, SHORT_HEADER_SIZE)
+    }
+
     /// Sends a datagram as if it came from `from`.
     pub(super) fn inject(&mut self, from: Side, datagram: Bytes) {
         let now = self.now;
@@ -264,7 +287,7 @@ impl Pair {
     fn send(&mut self, from: Side, datagram: Bytes) {
         assert!(datagram.len() <= self.configs[from as usize].datagram_size_max.max(1_200));
         if let Ok(Header::Short { dcid, pn_low }) = Header::read(&datagram)
-            && crate::wire::packet::read_reset(&datagram).is_none()
+            && crate::wire::packet::read_reset(&datagram, super::security().reset_key().as_ref()).is_none()
         {
             assert!(
                 self.packet_numbers.insert((from, dcid, pn_low)),
@@ -348,7 +371,13 @@ impl Pair {
 fn endpoint(side: Side, config: &Config, seed: u64) -> Endpoint {
     let mut random = Random(seed.wrapping_mul(31) + side as u64);
     let epoch = random.next();
-    Endpoint::new(config.clone(), epoch, 100 + side as u128, Box::new(move || random.next()))
+    Endpoint::new(
+        config.clone(),
+        super::security(),
+        epoch,
+        100 + side as u128,
+        Box::new(move || random.next()),
+    )
 }
 
 /// Bytes that tell where they were cut out.

@@ -226,5 +226,5 @@ fn a_moved_peer_is_still_told_from_a_restarted_one() {
     pair.call(Server, server, pattern(100));
     pair.run_until("lost", |pair| pair.lost(Server, server).is_some());
     assert!(pair.events[Server as usize].iter().any(|event| matches!(event, Event::Lost { .. })));
-    assert_eq!(pair.at(Server).counters().resets_received, 1);
+    assert!(pair.at(Server).counters().resets_received >= 1);
 }

@@ -1,0 +1,20 @@
+//! The stories in the insecure mode.
+
+use crate::security::Security;
+
+#[path = "basics.rs"]
+mod basics;
+#[path = "hostile.rs"]
+mod hostile;
+#[path = "loss.rs"]
+mod loss;
+#[path = "outcomes.rs"]
+mod outcomes;
+#[path = "pair.rs"]
+mod pair;
+#[path = "paths.rs"]
+mod paths;
+
+fn security() -> Security {
+    Security::insecure()
+}

@@ -1,0 +1,22 @@
+//! The stories with a shared key, and those that only encryption has.
+
+#![expect(clippy::duplicate_mod, reason = "the same stories are told in every mode")]
+
+use crate::security::{Security, SharedKey};
+
+#[path = "basics.rs"]
+mod basics;
+#[path = "hostile.rs"]
+mod hostile;
+#[path = "loss.rs"]
+mod loss;
+#[path = "outcomes.rs"]
+mod outcomes;
+#[path = "pair.rs"]
+mod pair;
+#[path = "paths.rs"]
+mod paths;
+
+fn security() -> Security {
+    Security::shared_key(SharedKey::new([0x5a; 32]))
+}
