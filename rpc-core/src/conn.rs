@@ -189,14 +189,16 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 struct Third {
     datagram: Vec<u8>,
+    /// When the peer must have spoken.
+    deadline: Instant,
     due: bool,
     next: Instant,
     backoff: Duration,
 }
 
 impl Third {
-    fn new(now: Instant, datagram: Vec<u8>) -> Self {
-        Self { datagram, due: true, next: now + SETUP_BACKOFF_MIN, backoff: SETUP_BACKOFF_MIN }
+    fn new(now: Instant, deadline: Instant, datagram: Vec<u8>) -> Self {
+        Self { datagram, deadline, due: true, next: now + SETUP_BACKOFF_MIN, backoff: SETUP_BACKOFF_MIN }
     }
 
     fn on_timeout(&mut self, now: Instant) {
@@ -446,7 +448,7 @@ impl Conn {
                 consider(self.callee.accept_timeout());
                 consider(self.ping_at(config));
                 consider(self.new_path.as_ref().and_then(NewPath::timeout));
-                consider(self.third.as_ref().map(|third| third.next));
+                consider(self.third.as_ref().map(|third| third.next.min(third.deadline)));
                 consider(self.doubted_until);
                 Some(next)
             }
@@ -492,6 +494,10 @@ impl Conn {
             return self.on_peer_restarted(cx);
         }
         if let Some(third) = &mut self.third {
+            if third.deadline <= now {
+                // The acceptor cannot read it: it has another shared key. Or it is gone.
+                return self.end(cx, LostReason::SetupTimeout { encrypted: true }, None);
+            }
             third.on_timeout(now);
         }
         self.received.on_timeout(now);

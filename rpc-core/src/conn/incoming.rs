@@ -63,7 +63,8 @@ impl Conn {
         if cx.security.has_third_message() {
             let message = attempt.handshake.write(&attempt.params).map_err(|_| Malformed("handshake"))?;
             let third = Message { mode: cx.security.wire_mode(), message: message.into() };
-            self.third = Some(Third::new(cx.now, third.third(remote_id, self.id.0)));
+            self.third =
+                Some(Third::new(cx.now, cx.now + cx.config.setup_timeout, third.third(remote_id, self.id.0)));
         }
         self.keys = Keys::new(cx.now, attempt.handshake.secrets());
         self.identity = identity;

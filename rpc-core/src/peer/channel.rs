@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::Inner;
 use super::state::State;
 use super::waiting::Ended;
-use crate::endpoint::{CallId, ConnId, Form, Request, SendError};
+use crate::endpoint::{CallId, ConnId, Form, LostReason, Request, SendError};
 use crate::rpc::call::{Attempt, Channel, Reply};
 use crate::rpc::envelope;
 use crate::rpc::error::Origin;
@@ -20,7 +20,7 @@ use crate::rpc::retry::Budget;
 use crate::rpc::session::Session;
 use crate::rpc::{Code, Failure, Outcome, RpcError, codec};
 use crate::runtime::{BoxFuture, Instant, Runtime};
-use crate::wire::status;
+use crate::wire::{close, status};
 
 /// A way to one peer.
 pub(super) struct Link {
@@ -123,10 +123,16 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
             .map(|body| Reply { body, came_by: Some((open.conn, open.call)) }),
         Ended::Lost { reason, sent } => {
             let message = format!("no answer from {address}: {reason}");
-            Err(RpcError::new(Code::ConnectionLost, unanswered(sent), message).into())
+            // Who is not allowed is closed before anything of its calls is read.
+            Err(if is_refusal(&reason) {
+                RpcError::not_executed(Code::Unauthorized, message).into()
+            } else {
+                RpcError::new(Code::ConnectionLost, unanswered(sent), message).into()
+            })
         }
         Ended::TimedOut { sent } => {
-            let message = format!("no answer from {address} within the deadline");
+            let why = open.setup_hint();
+            let message = format!("no answer from {address} within the deadline{why}");
             Err(RpcError::new(Code::Timeout, unanswered(sent), message).into())
         }
         Ended::Closed => Err(RpcError::new(Code::Cancelled, Outcome::Unknown, "this peer was closed").into()),
@@ -135,6 +141,11 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
         open.passed = None;
     }
     result
+}
+
+/// Whether one side has proved to be somebody whom the other does not allow.
+fn is_refusal(reason: &LostReason) -> bool {
+    matches!(reason, LostReason::Closed { code: close::UNAUTHORIZED, .. } | LostReason::Refused { .. })
 }
 
 /// What is known of a call without an answer.
@@ -195,6 +206,20 @@ impl OpenCall {
         let polled = self.inner.lock().waiting.poll(cx, self.conn, self.call);
         self.ended = polled.is_ready();
         polled
+    }
+}
+
+impl OpenCall {
+    /// Why nobody may have answered, if the setup exchange is not complete.
+    fn setup_hint(&self) -> String {
+        let state = self.inner.lock();
+        match state.endpoint.connection(self.conn) {
+            Some(info) if !info.established => {
+                let encrypted = state.endpoint.security().is_encrypted();
+                format!(": {}", LostReason::SetupTimeout { encrypted })
+            }
+            _ => String::new(),
+        }
     }
 }
 

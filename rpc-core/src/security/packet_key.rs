@@ -32,6 +32,11 @@ impl Secret {
     }
 
     #[cfg(test)]
+    pub(crate) const fn of(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    #[cfg(test)]
     pub(crate) const fn bytes(&self) -> &[u8; 32] {
         &self.0
     }

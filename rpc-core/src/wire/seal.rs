@@ -270,4 +270,73 @@ mod tests {
             assert_eq!(checked(&sealed.slice(..cut), 6), None, "cut at {cut}");
         }
     }
+
+    fn two_sides() -> (Keys, Keys) {
+        let secret = |byte| Secret::of([byte; 32]);
+        let now = Instant::default();
+        let a = Keys::new(now, Some(Secrets { send: secret(1), receive: secret(2) }));
+        let b = Keys::new(now, Some(Secrets { send: secret(2), receive: secret(1) }));
+        (a, b)
+    }
+
+    fn sealed(keys: &Keys, pn: u64) -> Bytes {
+        let mut buf = vec![0b0100_0000; 13];
+        buf.extend_from_slice(b"frames");
+        keys.seal(pn, &mut buf, 0, 13);
+        buf.into()
+    }
+
+    #[test]
+    fn a_key_is_followed_kept_for_a_while_and_then_opens_nothing() {
+        let (mut a, mut b) = two_sides();
+        let (now, keep) = (Instant::from_nanos(1_000), Duration::from_millis(3));
+        let early: Vec<_> = (0..6).map(|pn| sealed(&a, pn)).collect();
+        assert!(b.open(now, keep, 0, early[0].clone(), 13).is_some());
+        assert!(a.rotate(now, 6, Some(0), Rotation { packets_max: 6, age_max: Duration::MAX }));
+        let (late, later) = (sealed(&a, 7), sealed(&a, 6));
+        assert_ne!(late[0] & KEY_PHASE, 0);
+        // Nothing forged makes the receiver follow.
+        let mut forged = early[1].to_vec();
+        forged[0] |= KEY_PHASE;
+        assert_eq!(b.open(now, keep, 1, forged.into(), 13), None);
+        assert!(b.open(now, keep, 1, early[1].clone(), 13).is_some());
+        assert!(b.open(now, keep, 7, late, 13).is_some());
+        // What was reordered still opens, with its own key.
+        assert!(b.open(now, keep, 6, later, 13).is_some());
+        assert!(b.open(now, keep, 2, early[2].clone(), 13).is_some());
+        let almost = now + keep - Duration::from_nanos(1);
+        assert!(b.open(almost, keep, 3, early[3].clone(), 13).is_some());
+        assert_eq!(b.open(now + keep, keep, 4, early[4].clone(), 13), None);
+        // Nor with its phase bit turned, or again later.
+        let mut turned = early[5].to_vec();
+        turned[0] |= KEY_PHASE;
+        assert_eq!(b.open(now + keep, keep, 5, turned.into(), 13), None);
+        assert_eq!(b.open(now, keep, 5, early[5].clone(), 13), None);
+    }
+
+    #[test]
+    fn a_key_changes_after_its_packets_or_its_age_and_only_when_the_peer_followed() {
+        let (mut a, _) = two_sides();
+        let now = Instant::default();
+        let rotation = Rotation { packets_max: 10, age_max: Duration::from_secs(60) };
+        assert!(!a.rotate(now, 9, Some(8), rotation));
+        assert!(!a.rotate(now, 10, None, rotation));
+        assert!(a.rotate(now, 10, Some(3), rotation));
+        assert!(!a.rotate(now, 30, Some(9), rotation), "nothing of this phase was acknowledged");
+        assert!(a.rotate(now, 30, Some(10), rotation));
+        let later = now + Duration::from_secs(60);
+        assert!(!a.rotate(later - Duration::from_nanos(1), 31, Some(30), rotation));
+        assert!(a.rotate(later, 31, Some(30), rotation));
+    }
+
+    #[test]
+    fn a_key_is_never_the_one_of_an_earlier_phase() {
+        let (mut a, _) = two_sides();
+        let rotation = Rotation { packets_max: 1, age_max: Duration::MAX };
+        let mut seen = std::collections::BTreeSet::new();
+        for pn in 1..200 {
+            assert!(seen.insert(sealed(&a, 0)));
+            assert!(a.rotate(Instant::default(), pn, Some(pn), rotation));
+        }
+    }
 }

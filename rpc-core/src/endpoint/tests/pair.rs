@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::endpoint::{CallId, Config, ConnId, Endpoint, Event, Lane, LostReason, Request};
 use crate::runtime::Instant;
+use crate::security::Security;
 use crate::wire::Form;
 use crate::wire::packet::{Header, LONG_HEADER_SIZE, SHORT_HEADER_SIZE};
 use crate::wire::seal::{TAG_SIZE, put_checksum};
@@ -94,6 +95,7 @@ pub(super) struct Pair {
     pub(super) random: Random,
     endpoints: [Endpoint; 2],
     configs: [Config; 2],
+    securities: [Security; 2],
     addresses: [SocketAddr; 2],
     /// What went to addresses at which nobody is: where to, and how many bytes.
     pub(super) strays: Vec<(SocketAddr, usize)>,
@@ -117,11 +119,17 @@ impl Pair {
     }
 
     pub(super) fn with(client: Config, server: Config, seed: u64) -> Self {
+        Self::secured([super::security(), super::security()], client, server, seed)
+    }
+
+    pub(super) fn secured(securities: [Security; 2], client: Config, server: Config, seed: u64) -> Self {
+        let [own, other] = securities.clone();
         Self {
             now: Instant::from_nanos(1_000_000_000),
             link: Link::default(),
             random: Random(seed),
-            endpoints: [endpoint(Client, &client, seed), endpoint(Server, &server, seed)],
+            endpoints: [endpoint(Client, &client, own, seed), endpoint(Server, &server, other, seed)],
+            securities,
             configs: [client, server],
             addresses: [Client.address(), Server.address()],
             strays: Vec::new(),
@@ -235,7 +243,8 @@ impl Pair {
     /// The process of `side` dies and starts again with nothing but its configuration.
     pub(super) fn restart(&mut self, side: Side) {
         let seed = self.random.next();
-        self.endpoints[side as usize] = endpoint(side, &self.configs[side as usize], seed);
+        self.endpoints[side as usize] =
+            endpoint(side, &self.configs[side as usize], self.securities[side as usize].clone(), seed);
     }
 
     /// The client is seen at another address from now on, and does not notice.
@@ -368,16 +377,10 @@ impl Pair {
     }
 }
 
-fn endpoint(side: Side, config: &Config, seed: u64) -> Endpoint {
+fn endpoint(side: Side, config: &Config, security: Security, seed: u64) -> Endpoint {
     let mut random = Random(seed.wrapping_mul(31) + side as u64);
     let epoch = random.next();
-    Endpoint::new(
-        config.clone(),
-        super::security(),
-        epoch,
-        100 + side as u128,
-        Box::new(move || random.next()),
-    )
+    Endpoint::new(config.clone(), security, epoch, 100 + side as u128, Box::new(move || random.next()))
 }
 
 /// Bytes that tell where they were cut out.

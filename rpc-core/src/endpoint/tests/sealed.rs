@@ -4,10 +4,14 @@
 
 use crate::security::{Security, SharedKey};
 
+#[path = "attacks.rs"]
+mod attacks;
 #[path = "basics.rs"]
 mod basics;
 #[path = "hostile.rs"]
 mod hostile;
+#[path = "identities.rs"]
+mod identities;
 #[path = "loss.rs"]
 mod loss;
 #[path = "outcomes.rs"]
