@@ -24,6 +24,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kv_client::Endpoint;
+use rpc_core::driver::key_file;
+use rpc_core::security::Security;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -55,6 +57,9 @@ struct Global {
         default_value = ENDPOINTS_DEFAULT
     )]
     endpoints: Vec<Endpoint>,
+    /// The key that the cluster shares: everything is encrypted. Without it nothing is.
+    #[arg(long, global = true, env = "KV_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// The time for the whole command: 500ms, 5s, 2m [default: 5s; member: 60s, wait: 30s].
     #[arg(long, global = true, env = "KV_TIMEOUT", value_parser = input::duration, value_name = "TIME")]
     timeout: Option<Duration>,
@@ -103,8 +108,13 @@ pub(crate) fn main(arguments: Arguments) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return Exit::Failure.because(format_args!("no runtime: {error}")),
     };
+    let security = match global.key_file.as_deref().map(key_file::read) {
+        None => Security::insecure(),
+        Some(Ok(key)) => Security::shared_key(key),
+        Some(Err(error)) => return Exit::Usage.because(error),
+    };
     let exit = runtime.block_on(async {
-        match Context::new(global) {
+        match Context::new(global, security) {
             Ok(context) => run(command, &context).await,
             Err(error) => Exit::Failure.because(format_args!("no UDP socket: {error}")),
         }

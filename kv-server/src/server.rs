@@ -14,6 +14,7 @@ use rpc_core::driver::DatagramSocket;
 use rpc_core::driver::fault::{FaultySocket, LinkFaults};
 use rpc_core::peer::{Builder, Peer};
 use rpc_core::runtime::Runtime;
+use rpc_core::security::Security;
 
 use crate::machine::KvMachine;
 use crate::service::{Running, Service, ServiceConfig, services};
@@ -29,15 +30,18 @@ pub struct ServerConfig {
     pub enable_faults: bool,
     /// Client requests that are served at once. Default 16,384; above it a request is answered busy before any work.
     pub requests_max: usize,
+    /// How packets of clients and of other nodes are protected.
+    pub security: Security,
     /// Limits and timers of the transport.
     pub transport: rpc_core::endpoint::Config,
 }
 
 impl ServerConfig {
     /// A configuration with default limits and timers.
-    pub fn new(node: NodeConfig) -> Self {
+    pub fn new(node: NodeConfig, security: Security) -> Self {
         Self {
             node,
+            security,
             enable_faults: false,
             requests_max: 16_384,
             transport: rpc_core::endpoint::Config::default(),
@@ -57,7 +61,7 @@ pub struct Server {
 impl Server {
     /// Starts a node with its data in `disk` and its traffic through `socket`. It serves as soon as its cluster does.
     ///
-    /// Who it is is durable before the first datagram leaves. Packets are checked, not encrypted.
+    /// Who it is is durable before the first datagram leaves.
     ///
     /// # Errors
     /// When the configuration contradicts itself, or the disk fails, is damaged or belongs to another node.
@@ -68,7 +72,7 @@ impl Server {
         config: ServerConfig,
         resolver: Arc<dyn Resolver>,
     ) -> Result<Self, StartError> {
-        let ServerConfig { node, enable_faults, requests_max, transport } = config;
+        let ServerConfig { node, enable_faults, requests_max, security, transport } = config;
         let service =
             ServiceConfig { node_id: node.id, requests_max, session_lifetime: node.session_lifetime };
         let faults = enable_faults.then(|| LinkFaults::new(runtime.random_u64()));
@@ -76,6 +80,7 @@ impl Server {
         let boot = Boot::open(runtime.clone(), disk, Arc::new(KvMachine), node).await?;
         let builder = Peer::builder(runtime.clone())
             .services(boot.services().merge(services(&service)))
+            .security(security)
             .config(transport);
         let peer = match faults {
             Some(faults) => start_peer(builder, FaultySocket::new(socket, faults, runtime.clone())),
@@ -167,7 +172,7 @@ const DECISION_CHECK: Duration = Duration::from_secs(3_600);
 const ANSWERS: Duration = Duration::from_millis(100);
 
 fn start_peer(builder: Builder, socket: impl DatagramSocket) -> Result<Peer, StartError> {
-    builder.start_insecure(socket).map_err(|collision| StartError::Config(collision.to_string()))
+    builder.start(socket).map_err(|error| StartError::Config(error.to_string()))
 }
 
 impl fmt::Debug for Server {

@@ -1,6 +1,6 @@
 //! Sockets and clocks: the only place that touches the machine.
 //!
-//! [`udp`] is the real socket (quinn-udp: batches, GSO, GRO), [`system`] the real runtime, [`fault`] the seeded link
+//! [`udp`] is the real socket (quinn-udp: batches, GSO, GRO), [`system`] the real runtime, [`key_file`] keys on disk, [`fault`] the seeded link
 //! policy that both the real and the simulated network obey.
 
 use std::io;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::endpoint::Transmit;
 
 pub mod fault;
+pub mod key_file;
 pub mod system;
 pub mod udp;
 

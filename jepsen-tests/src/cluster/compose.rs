@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rpc_core::driver::fault::FaultHits;
 use rpc_core::peer::Peer;
 use rpc_core::runtime::Runtime;
+use rpc_core::security::Security;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -245,7 +246,7 @@ impl Cluster for ComposeCluster {
     }
 
     fn client(&self, _client: u64) -> Result<(Runtime, Peer), ClusterError> {
-        Ok((self.inner.runtime.clone(), peer(&self.inner.runtime)?))
+        Ok((self.inner.runtime.clone(), peer(&self.inner.runtime, Security::insecure())?))
     }
 
     async fn apply(&self, fault: &Fault, leader: Option<u64>) -> Result<(), ClusterError> {

@@ -16,11 +16,13 @@ use std::time::Duration;
 
 use kv_client::api::{FaultsReply, FaultsRequest, KvClient, KvError, LinkFault};
 use rpc_core::driver::fault::{Direction, FaultHits, LinkPolicy};
+use rpc_core::driver::key_file;
 use rpc_core::driver::udp::UdpSocket;
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
 use rpc_core::rpc::CallError;
 use rpc_core::runtime::Runtime;
+use rpc_core::security::{Security, SharedKey};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
@@ -53,6 +55,9 @@ struct Inner {
     /// Holds the log of each node.
     logs: PathBuf,
     seed: u64,
+    /// The key that nodes and clients share.
+    key_file: PathBuf,
+    security: Security,
     addresses: BTreeMap<u64, SocketAddr>,
     admin: Peer,
     state: Mutex<State>,
@@ -104,8 +109,15 @@ impl ProcessCluster {
     pub async fn start(runtime: Runtime, options: Options) -> Result<Self, ClusterError> {
         let Options { program, nodes, data, logs, seed } = options;
         let addresses = free_addresses(&runtime, nodes)?;
+        let mut key = [0; 32];
+        runtime.fill_random(&mut key);
+        let (key, key_file) = (SharedKey::new(key), data.join("key"));
+        key_file::write(&key_file, &key).map_err(|error| ClusterError(error.to_string()))?;
+        let security = Security::shared_key(key);
         let inner = Inner {
-            admin: peer(&runtime)?,
+            admin: peer(&runtime, security.clone())?,
+            security,
+            key_file,
             runtime,
             program,
             data,
@@ -145,6 +157,8 @@ impl ProcessCluster {
             .args(["run", "--enable-faults", "--supervised", "--id", &id.to_string()])
             .args(["--members", &members.join(","), "--data"])
             .arg(data.join(format!("node{id}")))
+            .arg("--key-file")
+            .arg(&self.inner.key_file)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
@@ -348,7 +362,7 @@ impl Cluster for ProcessCluster {
     }
 
     fn client(&self, _client: u64) -> Result<(Runtime, Peer), ClusterError> {
-        Ok((self.inner.runtime.clone(), peer(&self.inner.runtime)?))
+        Ok((self.inner.runtime.clone(), peer(&self.inner.runtime, self.inner.security.clone())?))
     }
 
     async fn apply(&self, fault: &Fault, leader: Option<u64>) -> Result<(), ClusterError> {
@@ -401,10 +415,13 @@ impl Cluster for ProcessCluster {
 }
 
 /// A socket of its own on loopback.
-pub(super) fn peer(runtime: &Runtime) -> Result<Peer, ClusterError> {
+pub(super) fn peer(runtime: &Runtime, security: Security) -> Result<Peer, ClusterError> {
     let socket = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let socket = socket.map_err(|error| ClusterError(format!("no socket for a client: {error}")))?;
-    Peer::builder(runtime.clone()).start_insecure(socket).map_err(|error| ClusterError(error.to_string()))
+    Peer::builder(runtime.clone())
+        .security(security)
+        .start(socket)
+        .map_err(|error| ClusterError(error.to_string()))
 }
 
 /// Addresses on loopback that are free at this moment.

@@ -13,6 +13,7 @@ use rpc_core::driver::fault::{FaultHits, LinkPolicy};
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::Runtime;
+use rpc_core::security::{Security, SharedKey};
 use rpc_core::sim::World;
 
 use super::{Cluster, ClusterError, cut_links};
@@ -31,6 +32,7 @@ pub struct SimCluster {
     world: World,
     nodes: Vec<u64>,
     disks: Arc<BTreeMap<u64, SimDisk>>,
+    security: Security,
     state: Arc<Mutex<State>>,
 }
 
@@ -45,12 +47,20 @@ struct State {
 }
 
 impl SimCluster {
-    /// Starts `count` nodes in `world`, all of whose choices come from its seed.
+    /// Starts `count` nodes in `world`, all of whose choices come from its seed: also whether they encrypt, and with
+    /// which key.
     pub fn start(world: &World, count: u64) -> Self {
         let nodes: Vec<u64> = (1..=count).collect();
         let disk = || SimDisk::new(world.fork_random(), SimDiskOptions::default());
         let disks = nodes.iter().map(|node| (*node, disk())).collect();
-        let cluster = Self { world: world.clone(), nodes, disks: Arc::new(disks), state: Arc::default() };
+        let mut random = world.fork_random();
+        let mut key = [0; 32];
+        random.fill(&mut key);
+        let encrypted = random.below(2) == 1;
+        let security =
+            if encrypted { Security::shared_key(SharedKey::new(key)) } else { Security::insecure() };
+        let cluster =
+            Self { world: world.clone(), nodes, disks: Arc::new(disks), security, state: Arc::default() };
         for node in cluster.nodes.clone() {
             cluster.start_node(node);
         }
@@ -65,9 +75,9 @@ impl SimCluster {
         let mut config = NodeConfig::new(node, members);
         config.snapshots.entries = SNAPSHOT_ENTRIES;
         config.snapshots.entries_kept = ENTRIES_KEPT;
-        let (state, started) = (Arc::clone(&self.state), runtime.clone());
+        let (state, started, security) = (Arc::clone(&self.state), runtime.clone(), self.security.clone());
         runtime.spawn("node", async move {
-            let config = ServerConfig::new(config);
+            let config = ServerConfig::new(config, security);
             let reason = match Server::start(started, disk, socket, config, Arc::new(Literal)).await {
                 Ok(server) => {
                     lock(&state).servers.insert(node, server.clone());
@@ -162,7 +172,7 @@ impl Cluster for SimCluster {
         let number = CLIENTS + client;
         let runtime = self.world.start(number);
         let socket = self.world.bind(number, address(number));
-        let peer = Peer::builder(runtime.clone()).start_insecure(socket);
+        let peer = Peer::builder(runtime.clone()).security(self.security.clone()).start(socket);
         Ok((runtime, peer.map_err(|error| ClusterError(error.to_string()))?))
     }
 

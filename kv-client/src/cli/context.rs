@@ -9,8 +9,10 @@ use std::time::Duration;
 use kv_client::{Client, TIMEOUT_DEFAULT, Token};
 use rpc_core::driver::system;
 use rpc_core::driver::udp::UdpSocket;
+use rpc_core::endpoint;
 use rpc_core::peer::Peer;
 use rpc_core::runtime::Runtime;
+use rpc_core::security::Security;
 
 use super::names::SystemNames;
 use super::{ENDPOINTS_DEFAULT, Exit, Format, Global};
@@ -22,6 +24,7 @@ pub(crate) struct Context {
     pub(crate) format: Format,
     pub(crate) quiet: bool,
     pub(crate) token_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
     peer: Peer,
     /// What `--timeout` said.
     timeout: Option<Duration>,
@@ -30,7 +33,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(global: Global) -> io::Result<Self> {
+    pub(crate) fn new(global: Global, security: Security) -> io::Result<Self> {
         let runtime = system::runtime(tokio::runtime::Handle::current());
         let is_ipv6 = global
             .endpoints
@@ -38,7 +41,12 @@ impl Context {
             .all(|endpoint| endpoint.literal().is_some_and(|address| address.is_ipv6()));
         let any = if is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        let peer = Peer::builder(runtime.clone()).start_insecure(socket).map_err(io::Error::other)?;
+        let transport = endpoint::Config { setup_timeout: SETUP_TIMEOUT, ..endpoint::Config::default() };
+        let peer = Peer::builder(runtime.clone())
+            .security(security)
+            .config(transport)
+            .start(socket)
+            .map_err(io::Error::other)?;
         let client = Client::builder(runtime.clone(), peer.clone())
             .endpoints(global.endpoints)
             .resolver(Arc::new(SystemNames))
@@ -50,6 +58,7 @@ impl Context {
             format: global.output,
             quiet: global.quiet,
             token_file: global.token_file,
+            key_file: global.key_file,
             peer,
             timeout: global.timeout,
             in_doubt: Mutex::default(),
@@ -80,9 +89,11 @@ impl Context {
     /// The command that settles a write, as typed.
     pub(crate) fn resolve_line(&self, token: &Token) -> String {
         let endpoints: Vec<_> = self.client.endpoints().iter().map(|endpoint| endpoint.as_str()).collect();
+        let key_file = self.key_file.as_ref().map(|path| format!(" --key-file {}", path.display()));
+        let key_file = key_file.unwrap_or_default();
         match endpoints.join(",") {
-            endpoints if endpoints == ENDPOINTS_DEFAULT => format!("kv-client resolve {token}"),
-            endpoints => format!("kv-client --endpoints {endpoints} resolve {token}"),
+            endpoints if endpoints == ENDPOINTS_DEFAULT => format!("kv-client{key_file} resolve {token}"),
+            endpoints => format!("kv-client --endpoints {endpoints}{key_file} resolve {token}"),
         }
     }
 
@@ -95,5 +106,7 @@ impl Context {
     }
 }
 
+/// How long a node may take to answer the first packet: less than a command takes, so that its error can say it.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long each part of a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(5);

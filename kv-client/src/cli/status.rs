@@ -163,6 +163,8 @@ fn state(status: &api::Status) -> String {
     }
     if status.insecure {
         state.push_str(", insecure");
+    } else {
+        state.push_str(", encrypted");
     }
     state
 }

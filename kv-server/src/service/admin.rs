@@ -39,7 +39,7 @@ pub(super) async fn status(service: &Service, running: &Running, deadline: Insta
         version: VERSION.to_owned(),
         uptime_ms: milliseconds(service.runtime.now() - service.started),
         faults_enabled: service.faults.is_some(),
-        insecure: true,
+        insecure: !running.peer.security().is_encrypted(),
         counters,
     }
 }
@@ -138,7 +138,9 @@ fn transport_counters(counters: &Counters) -> Vec<(String, u64)> {
     let dropped_strange = counters.dropped_unknown_connection
         + counters.dropped_wrong_epoch
         + counters.dropped_unexpected_address
-        + counters.dropped_unexpected;
+        + counters.dropped_unexpected
+        + counters.dropped_wrong_mode
+        + counters.dropped_downgrade;
     let counts = [
         ("datagrams_sent", counters.datagrams_sent),
         ("datagrams_received", counters.datagrams_received),
@@ -151,6 +153,7 @@ fn transport_counters(counters: &Counters) -> Vec<(String, u64)> {
         ("connections_lost", counters.connections_lost),
         ("dropped_damaged", dropped_damaged),
         ("dropped_strange", dropped_strange),
+        ("dropped_forged", counters.dropped_bad_seal),
         ("dropped_duplicate", counters.dropped_duplicate),
     ];
     counts.map(|(name, count)| (name.to_owned(), count)).to_vec()

@@ -19,6 +19,7 @@ use rpc_core::driver::fault::LinkPolicy;
 use rpc_core::peer::Peer;
 use rpc_core::rpc::CallError;
 use rpc_core::runtime::Runtime;
+use rpc_core::security::Security;
 use rpc_core::sim::{OBSERVER, World};
 
 /// How long anything may take in virtual time.
@@ -82,7 +83,7 @@ impl Cluster {
         let socket = self.world.bind(node, address(node));
         let disk = self.disks[&node].open(&runtime);
         let members = self.disks.keys().map(|id| (*id, address(*id).to_string())).collect();
-        let mut config = ServerConfig::new(NodeConfig::new(node, members));
+        let mut config = ServerConfig::new(NodeConfig::new(node, members), Security::insecure());
         (self.configure)(&mut config);
         let starting = Server::start(runtime.clone(), disk, socket, config, Arc::new(Literal));
         let server = runtime.spawn("start", starting).await.unwrap().unwrap();

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use kv_server::server::ServerConfig;
 use raft_node::NodeConfig;
+use rpc_core::driver::key_file;
+use rpc_core::security::{Security, SharedKey};
 use tracing_subscriber::EnvFilter;
 
 /// The most members that a cluster may be made of; more voters only make every write slower.
@@ -40,7 +42,10 @@ pub(crate) struct RunArgs {
     /// Let clients break this node's links on purpose, for tests
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) enable_faults: Option<String>,
-    /// Accept that packets are not encrypted; needed to listen on anything but loopback
+    /// Encrypt everything with the key in this file, which all nodes and clients share (see keygen)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<String>,
+    /// Accept that packets are not encrypted; needed to listen on anything but loopback without a key file
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) insecure: Option<String>,
     /// What to log, to standard error: off, error, warn, info, debug, trace, or target=level,...
@@ -65,7 +70,8 @@ pub(crate) struct RunConfig {
 }
 
 /// The settings that a file may hold; each is also a flag and an environment variable.
-const SETTINGS: [&str; 8] = ["id", "members", "listen", "data", "join", "enable_faults", "insecure", "log"];
+const SETTINGS: [&str; 9] =
+    ["id", "members", "listen", "data", "join", "enable_faults", "key_file", "insecure", "log"];
 
 impl RunConfig {
     /// The environment variables that a node looks at, but the one of the log filter.
@@ -96,16 +102,23 @@ impl RunConfig {
             })?,
         };
         let insecure = settings.optional("insecure", boolean)?.unwrap_or(false);
-        if !listen.ip().is_loopback() && !insecure {
-            let problem =
-                "is not loopback, and packets are not encrypted: add --insecure if the network is trusted";
-            return Err(settings.contradiction("listen", problem));
-        }
+        let security = match settings.optional("key_file", key)? {
+            Some(_) if insecure => {
+                return Err(settings.contradiction("key_file", "and --insecure exclude each other"));
+            }
+            Some(key) => Security::shared_key(key),
+            None if !listen.ip().is_loopback() && !insecure => {
+                let problem = "is not loopback, and packets are not encrypted: name a --key-file \
+                               (kv-server keygen), or add --insecure if the network is trusted";
+                return Err(settings.contradiction("listen", problem));
+            }
+            None => Security::insecure(),
+        };
         let data = settings.required("data", folder)?;
         let log = settings.optional("log", log_filter)?.unwrap_or_else(|| LOG_DEFAULT.to_owned());
         let mut node = NodeConfig::new(id, members);
         node.joining = joining;
-        let mut server = ServerConfig::new(node);
+        let mut server = ServerConfig::new(node, security);
         server.enable_faults = settings.optional("enable_faults", boolean)?.unwrap_or(false);
         Ok(Self { server, listen, data, log, supervised })
     }
@@ -140,6 +153,7 @@ impl Settings {
             args.data,
             args.join,
             args.enable_faults,
+            args.key_file,
             args.insecure,
             args.log,
         ];
@@ -312,6 +326,10 @@ fn folder(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("must name a folder".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 
+fn key(text: &str) -> Result<SharedKey, String> {
+    key_file::read(Path::new(text)).map_err(|error| format!("cannot be used: {error}"))
+}
+
 fn log_filter(text: &str) -> Result<String, String> {
     match text.parse::<EnvFilter>() {
         Ok(_) => Ok(text.to_owned()),
@@ -463,6 +481,24 @@ mod tests {
             let message = load(RunArgs { config, id: None, ..args() }).unwrap_err();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
+    }
+
+    #[test]
+    fn a_key_file_encrypts_and_needs_no_consent_to_insecurity() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        key_file::write(&path, &SharedKey::new([3; 32])).unwrap();
+        let anywhere = || RunArgs {
+            listen: Some("0.0.0.0:7301".to_owned()),
+            key_file: Some(path.display().to_string()),
+            ..args()
+        };
+        assert!(load(anywhere()).unwrap().server.security.is_encrypted());
+        assert!(!load(args()).unwrap().server.security.is_encrypted());
+        let both = load(RunArgs { insecure: Some("true".to_owned()), ..anywhere() }).unwrap_err();
+        assert!(both.contains("exclude each other"), "{both}");
+        let none = load(RunArgs { key_file: Some("no-such-file".to_owned()), ..args() }).unwrap_err();
+        assert!(none.contains("`key_file` = `no-such-file` (from --key-file) cannot be used"), "{none}");
     }
 
     #[test]

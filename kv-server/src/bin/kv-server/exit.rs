@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use kv_server::server::StartError;
 use raft_node::disk::real::OpenError;
+use rpc_core::driver::key_file::KeyFileError;
 
 use crate::config::ConfigError;
 use crate::signals::Signal;
@@ -19,6 +20,8 @@ pub(crate) enum Exit {
     Listen { address: SocketAddr, error: std::io::Error },
     /// The folder for the nodes cannot be made.
     Folder { folder: PathBuf, error: std::io::Error },
+    /// The key file was not written.
+    KeyFile(KeyFileError),
     /// The data folder was not opened.
     Disk(OpenError),
     /// The node did not start.
@@ -38,7 +41,9 @@ impl Exit {
                 StartError::Foreign { .. } => 7,
                 _ => 1,
             },
-            Self::Listen { .. } | Self::Folder { .. } | Self::Disk(_) | Self::Fatal(_) => 1,
+            Self::Listen { .. } | Self::Folder { .. } | Self::KeyFile(_) | Self::Disk(_) | Self::Fatal(_) => {
+                1
+            }
             Self::Interrupted(signal) => signal.exit_code(),
         }
     }
@@ -55,6 +60,7 @@ impl fmt::Display for Exit {
             Self::Folder { folder, error } => {
                 write!(f, "cannot use the data folder {}: {error}", folder.display())
             }
+            Self::KeyFile(error) => error.fmt(f),
             Self::Disk(error) => error.fmt(f),
             Self::Start { folder, error } => write!(f, "{error} ({})", folder.display()),
             Self::Fatal(reason) => write!(f, "stopped: {reason}"),

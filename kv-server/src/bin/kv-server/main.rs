@@ -1,11 +1,12 @@
-//! The command `kv-server`: one node (`run`), or three on this machine (`dev`).
+//! The command `kv-server`: one node (`run`), three on this machine (`dev`), or a new key (`keygen`).
 //!
-//! Exit codes: 0 done, 1 failure (taken port, unwritable or damaged data folder, failed disk), 2 usage or
+//! Exit codes: 0 done, 1 failure (taken port, unwritable or damaged data folder, failed disk, key file), 2 usage or
 //! configuration, 7 the data folder belongs to another node, 130 and 143 stopped at once by a second signal.
 
 mod config;
 mod dev;
 mod exit;
+mod keygen;
 mod run;
 mod signals;
 
@@ -27,6 +28,8 @@ enum Verb {
     Run(config::RunArgs),
     /// Run a cluster on this machine: node processes on loopback, no configuration
     Dev(dev::DevArgs),
+    /// Make the key that a cluster and its clients share
+    Keygen(keygen::KeygenArgs),
     /// Print the version
     Version,
 }
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Verb::Run(args) => run::run(args),
         Verb::Dev(args) => dev::dev(args),
+        Verb::Keygen(args) => keygen::keygen(args),
         Verb::Version => {
             println!("kv-server {}", env!("CARGO_PKG_VERSION"));
             Ok(())
