@@ -5,5 +5,6 @@ mod docs;
 mod handles;
 mod loopback;
 mod matrix;
+mod peers;
 mod reflect;
 mod service;
