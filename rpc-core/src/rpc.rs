@@ -16,6 +16,7 @@ pub mod interceptor;
 pub mod limits;
 pub mod meta;
 pub mod metrics;
+pub mod notify;
 mod observe;
 pub mod path;
 pub mod policy;

@@ -81,13 +81,6 @@ impl Channel for Link {
         };
         self.inner.lock().session(&self.inner, conn)
     }
-
-    fn keep(&self, keep: bool) {
-        if let Target::Connection { conn, .. } = self.target {
-            self.inner.lock().endpoint.keep(self.inner.runtime.now(), conn, keep);
-            self.inner.doorbell.ring();
-        }
-    }
 }
 
 async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result<Reply, Failure> {

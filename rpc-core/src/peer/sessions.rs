@@ -2,18 +2,49 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Inner;
 use super::channel::{Link, Target};
 use super::state::State;
 use crate::endpoint::{CallId, ConnId, LostReason};
+use crate::rpc::dispatch;
 use crate::rpc::handle::Cargo;
-use crate::rpc::session::Session;
-use crate::rpc::{Code, Outcome, RpcError};
+use crate::rpc::interceptor::Execution;
+use crate::rpc::registry::{Ctx, Served};
+use crate::rpc::session::{Host, Session};
+use crate::rpc::{Code, MethodId, Outcome, RpcError};
+use crate::runtime::BoxFuture;
 
 /// Ends sessions of lost connections. Not under the peer's lock: services are dropped, whose destructors are not ours.
 pub(super) fn end(lost: Vec<(Arc<Session>, RpcError)>) {
     for (session, error) in lost {
         session.end(&error);
+    }
+}
+
+/// A connection as its session sees it.
+struct Connection {
+    inner: Arc<Inner>,
+    conn: ConnId,
+}
+
+impl Host for Connection {
+    fn keep(&self, keep: bool) {
+        self.inner.lock().endpoint.keep(self.inner.runtime.now(), self.conn, keep);
+        self.inner.doorbell.ring();
+    }
+
+    fn rest(&self) {
+        self.inner.doorbell.ring();
+    }
+
+    fn method(&self, id: MethodId) -> Option<Arc<Served>> {
+        self.inner.lock().methods.shared(id)
+    }
+
+    fn execute(&self, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> BoxFuture<Execution> {
+        dispatch::guarded(&self.inner.policy.interceptors, served, ctx, body)
     }
 }
 
@@ -25,7 +56,8 @@ impl State {
         }
         let address = self.endpoint.connection(conn)?.remote;
         let link = Link::new(Arc::clone(inner), Target::Connection { conn, address });
-        let session = Session::new(Arc::new(link));
+        let host = Connection { inner: Arc::clone(inner), conn };
+        let session = Session::new(Arc::new(link), Arc::new(host));
         self.sessions.insert(conn, Arc::clone(&session));
         Some(session)
     }

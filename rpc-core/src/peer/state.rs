@@ -52,6 +52,8 @@ impl State {
 
     /// Nothing is open in either direction and nothing is unacknowledged.
     pub(super) fn is_quiet(&self) -> bool {
-        self.ended || (self.waiting.is_empty() && self.serving.is_empty() && self.endpoint.is_idle())
+        let notified = || self.sessions.values().all(|session| session.is_quiet());
+        self.ended
+            || (self.waiting.is_empty() && self.serving.is_empty() && self.endpoint.is_idle() && notified())
     }
 }

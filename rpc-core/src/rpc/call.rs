@@ -26,7 +26,7 @@ use super::retry::{Budget, RetryPolicy};
 use super::schema::{self, MethodSchema};
 use super::scope::Scope;
 use super::session::Session;
-use super::{codec, describe, observe};
+use super::{codec, describe, notify, observe};
 use crate::endpoint::{CallId, ConnId, Lane};
 use crate::runtime::{BoxFuture, Instant, Runtime};
 
@@ -56,9 +56,6 @@ pub trait Channel: Send + Sync + 'static {
     fn session(&self, _connection: Option<ConnId>) -> Option<Arc<Session>> {
         None
     }
-
-    /// Says whether the connection of a channel that has only one is to be kept alive also while no call is open.
-    fn keep(&self, _keep: bool) {}
 }
 
 /// The answer to a transmission.
@@ -369,6 +366,42 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
             let theirs = describe::schema_at(&self.channel, self.method).await;
             Err(schema::explain(error, &self.name, ours, theirs.as_ref()).into())
         })
+    }
+}
+
+impl<R: 'static, E: 'static> Call<R, E> {
+    /// Asks the peer to start the method and to keep its answer to itself. `Ok` says that it was started, nothing of
+    /// what became of it; at most once, as every call. The options of the call apply to the start: a timeout does not
+    /// stop the method.
+    ///
+    /// # Errors
+    /// Those of a call up to the start of its method, with an outcome that says whether it may have started.
+    pub async fn notify(self) -> Result<(), RpcError> {
+        let refused = |error: codec::CodecError| {
+            RpcError::not_executed(Code::BadRequest, format!("request of {} not encoded: {error}", self.name))
+        };
+        let body = self.body.map_err(refused)?;
+        let body = (notify::wrap(self.method, &body).map_err(refused)?, self.cargo);
+        let (notify, scope) = (MethodId::of(notify::NOTIFY), self.options.scope());
+        match transmit(self.channel, notify, &self.name, body, self.options, scope).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Rpc(error)) => Err(error),
+            Err(Failure::Method(_)) => {
+                Err(RpcError::new(Code::Codec, Outcome::Executed, "a notification has no error of its own"))
+            }
+        }
+    }
+
+    /// Sends a notification and forgets about it: one transmission, in a task of its own. It may get lost: with the
+    /// connection, at the call's timeout, and when as many calls are open as either side allows.
+    pub fn send(self) {
+        let runtime = self.channel.runtime().clone();
+        let name = self.name.clone();
+        runtime.spawn("notify", async move {
+            if let Err(error) = self.once().notify().await {
+                tracing::debug!(method = name, %error, "notification not delivered");
+            }
+        });
     }
 }
 

@@ -103,7 +103,9 @@ fn carried_on(trace: &Trace, served: &Served) -> Arc<Trace> {
 }
 
 fn first_step(policy: &Policy, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> Work {
-    if policy.interceptors.is_empty() && served.method.policy.gates().is_empty() {
+    let bare = policy.interceptors.is_empty() && served.method.policy.gates().is_empty();
+    // What a reserved method starts for the caller is guarded where it starts.
+    if bare || served.is_reserved() {
         Work::Fresh(Some((ctx, body)))
     } else {
         Work::Running(guarded(&policy.interceptors, served, ctx, body))
@@ -111,7 +113,12 @@ fn first_step(policy: &Policy, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> W
 }
 
 /// Interceptors, then gates, then the handler.
-fn guarded(chain: &Interceptors, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> BoxFuture<Execution> {
+pub(crate) fn guarded(
+    chain: &Interceptors,
+    served: &Arc<Served>,
+    ctx: Ctx,
+    body: Bytes,
+) -> BoxFuture<Execution> {
     let next = NextServe { chain: Arc::clone(chain), at: 0, served: Arc::clone(served) };
     // An interceptor's own first steps belong to the first poll as well.
     Box::pin(async move { next.run(Incoming { ctx, body }).await })

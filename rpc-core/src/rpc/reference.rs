@@ -22,6 +22,7 @@ use super::codec;
 use super::dispatch;
 use super::error::{Code, Failure, RpcError};
 use super::handle::{self, Carried, HandleId};
+use super::notify::{self, NOTIFY};
 use super::path::MethodId;
 use super::policy::Policy;
 use super::registry::{Ctx, NameCollision, Services, Table};
@@ -185,11 +186,16 @@ pub(super) fn serve_call(ctx: Ctx, body: Bytes) -> BoxFuture<Result<Bytes, Failu
         Ok(request) => request,
         Err(error) => return refused(Code::BadRequest, format!("call of a reference: {error}")),
     };
-    let Some(table) = ctx.caller.session().and_then(|session| session.service(id)) else {
+    let session = ctx.caller.session();
+    let table = session.as_ref().and_then(|session| session.service(id));
+    let (Some(session), Some(table)) = (session, table) else {
         return refused(Code::MethodNotFound, format!("no service {id} on this connection"));
     };
-    match table.get(MethodId(method)) {
-        Some(served) => dispatch::behind_gates(Arc::clone(served), ctx, body),
+    if MethodId(method) == MethodId::of(NOTIFY) {
+        return notify::serve_from(ctx, &body, |_, method| table.shared(method));
+    }
+    match table.shared(MethodId(method)) {
+        Some(served) => session.execute(&served, ctx, body),
         None => refused(Code::MethodNotFound, format!("no method with id {method:#010x} at service {id}")),
     }
 }

@@ -258,6 +258,13 @@ pub(crate) struct Served {
     pub(crate) metrics: MethodMetrics,
 }
 
+impl Served {
+    /// Whether the method is a part of the protocol.
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.name.starts_with('@')
+    }
+}
+
 impl Table {
     pub(crate) fn get(&self, id: MethodId) -> Option<&Arc<Served>> {
         self.methods.get(&id)
@@ -266,6 +273,11 @@ impl Table {
     /// All methods, by id.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Served> {
         self.methods.values().map(|served| &**served)
+    }
+
+    /// The method with this id, to be held on to.
+    pub(crate) fn shared(&self, id: MethodId) -> Option<Arc<Served>> {
+        self.methods.get(&id).map(Arc::clone)
     }
 
     /// This table and `services`.
@@ -302,7 +314,7 @@ impl Table {
         let mut methods: Vec<_> = self
             .methods
             .values()
-            .filter(|served| !served.name.starts_with('@'))
+            .filter(|served| !served.is_reserved())
             .map(|served| (served.name.to_string(), served.method.schema))
             .collect();
         methods.sort_by(|(one, _), (other, _)| one.cmp(other));

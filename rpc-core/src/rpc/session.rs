@@ -8,32 +8,28 @@
 //! @handle.claim  [* handle-id]   -> null   ; handles of an answer have been read
 //! ```
 
+mod serve;
+mod speak;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::ops::Bound;
-use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use super::call::{Channel, Remote};
-use super::codec;
-use super::error::{Code, Failure, Never, Outcome, RpcError};
+pub(crate) use self::serve::{NULL, services};
+use super::call::Channel;
+use super::error::{Code, Outcome, RpcError};
 use super::handle::{Cargo, Carried, HandleId};
-use super::policy::MethodPolicy;
-use super::reference;
-use super::registry::{Ctx, Method, Services, Table};
-use super::schema::MethodSchema;
-use super::stream::{Inlet, Outlet, Push, Window, Word, stopped};
+use super::interceptor::Execution;
+use super::path::MethodId;
+use super::registry::{Ctx, Served, Table};
+use super::stream::{Inlet, Outlet, Window};
 use crate::endpoint::CallId;
-use crate::runtime::{BoxFuture, Instant};
+use crate::runtime::{BoxFuture, Instant, Task};
 
 /// Handles on one connection that this side passed, and as many that the peer passed. Above it, a call that carries
 /// one more is refused with SERVER_BUSY, not executed.
@@ -45,17 +41,41 @@ pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 /// A push, grant or stop that is not answered for so long ends its stream, although the connection lives.
 pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Messages of a session that are under way at once; the others wait.
-const MESSAGES_MAX: usize = 64;
+/// Notified methods of one peer that run at once; above it a notification is refused with SERVER_BUSY, not executed.
+pub const NOTIFIED_MAX: usize = 1_024;
 
 /// Ids in one release or claim.
 const IDS_MAX: usize = 256;
 
+const CLAIM: &str = "@handle.claim";
+const RELEASE: &str = "@ref.release";
+const PUSH: &str = "@stream.push";
+const GRANT: &str = "@stream.grant";
+const STOP: &str = "@stream.stop";
+
+/// What a session needs of the peer that has the connection.
+pub(crate) trait Host: Send + Sync + 'static {
+    /// Says whether the connection is to be kept alive also while no call is open.
+    fn keep(&self, keep: bool);
+
+    /// A notified method has ended.
+    fn rest(&self);
+
+    /// The method that the peer serves under this id.
+    fn method(&self, id: MethodId) -> Option<Arc<Served>>;
+
+    /// Runs a method as a request for it would, with all that stands around it.
+    fn execute(&self, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> BoxFuture<Execution>;
+}
+
 /// Services and streams on one connection.
 pub struct Session {
     channel: Arc<dyn Channel>,
+    host: Arc<dyn Host>,
     state: Mutex<State>,
     wake: Notify,
+    /// Notified methods that run. Not in the state: a task is dropped wherever its runtime ends.
+    slots: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -73,6 +93,8 @@ struct State {
     /// Handles of answers, by when they must be claimed. May hold ids that are gone.
     unclaimed: VecDeque<(Instant, HandleId)>,
     pumping: bool,
+    /// Notified methods that have to wait, by the call that began them.
+    notified: BTreeMap<CallId, Task<()>>,
     ended: Option<RpcError>,
 }
 
@@ -91,8 +113,14 @@ enum Entry {
 
 impl Session {
     /// The session of the one connection behind `channel`.
-    pub(crate) fn new(channel: Arc<dyn Channel>) -> Arc<Self> {
-        Arc::new(Self { channel, state: Mutex::default(), wake: Notify::new() })
+    pub(crate) fn new(channel: Arc<dyn Channel>, host: Arc<dyn Host>) -> Arc<Self> {
+        Arc::new(Self {
+            channel,
+            host,
+            state: Mutex::default(),
+            wake: Notify::new(),
+            slots: AtomicUsize::new(0),
+        })
     }
 
     pub(crate) fn channel(&self) -> &dyn Channel {
@@ -236,6 +264,39 @@ impl Session {
         Ok(())
     }
 
+    /// The method that this side serves under `id`.
+    pub(super) fn method(&self, id: MethodId) -> Option<Arc<Served>> {
+        self.host.method(id)
+    }
+
+    /// Runs a method as a request for it would, with all that stands around it.
+    pub(super) fn execute(&self, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> BoxFuture<Execution> {
+        self.host.execute(served, ctx, body)
+    }
+
+    /// Room for a notified method to run in.
+    ///
+    /// # Errors
+    /// SERVER_BUSY at [`NOTIFIED_MAX`].
+    pub(super) fn slot(self: &Arc<Self>) -> Result<Slot, RpcError> {
+        let state = self.lock();
+        if let Some(error) = &state.ended {
+            return Err(RpcError { outcome: Outcome::NotExecuted, ..error.clone() });
+        }
+        // Under the lock, so that two do not take the last one.
+        if self.slots.load(Ordering::Relaxed) >= NOTIFIED_MAX {
+            let what = format!("{NOTIFIED_MAX} notified methods run for this peer");
+            return Err(RpcError::not_executed(Code::ServerBusy, what));
+        }
+        self.slots.fetch_add(1, Ordering::Relaxed);
+        Ok(Slot(Arc::clone(self)))
+    }
+
+    /// Whether no notified method runs.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.slots.load(Ordering::Relaxed) == 0
+    }
+
     /// The stream `id` may have something to say.
     pub(super) fn stir(self: &Arc<Self>, id: HandleId) {
         let mut state = self.lock();
@@ -246,12 +307,14 @@ impl Session {
 
     /// The connection is lost.
     pub(crate) fn end(&self, error: &RpcError) {
-        let (passed, received) = {
+        let (passed, received, notified) = {
             let mut state = self.lock();
             state.ended.get_or_insert_with(|| error.clone());
             (state.stirred, state.releases, state.claims) = Default::default();
-            (std::mem::take(&mut state.passed), std::mem::take(&mut state.received))
+            let State { passed, received, notified, .. } = &mut *state;
+            (std::mem::take(passed), std::mem::take(received), std::mem::take(notified))
         };
+        notified.values().for_each(Task::abort);
         self.wake.notify_one();
         for entry in passed.into_values().chain(received.into_values()) {
             lose(Some(entry), error);
@@ -261,6 +324,11 @@ impl Session {
     /// Services and streams that either side passed and that are in use.
     pub(crate) fn handles(&self) -> usize {
         self.lock().handles()
+    }
+
+    /// Handles of answers that the peer has read.
+    fn on_claimed(&self, ids: &[HandleId]) {
+        self.lock().unclaimed.retain(|(_, id)| !ids.contains(id));
     }
 
     fn entry(&self, id: HandleId) -> Option<Entry> {
@@ -282,8 +350,36 @@ impl Session {
         if started {
             self.wake.notify_one();
         } else {
-            self.channel.runtime().spawn("session", speak(Arc::clone(self)));
+            self.channel.runtime().spawn("session", speak::speak(Arc::clone(self)));
         }
+    }
+}
+
+/// Room for one notified method to run in.
+pub(super) struct Slot(Arc<Session>);
+
+impl Slot {
+    /// Lets the method that `call` notified run on.
+    pub(super) fn run_on(self, call: CallId, run: impl Future<Output = ()> + Send + 'static) {
+        let session = Arc::clone(&self.0);
+        let mut state = session.lock();
+        if state.ended.is_some() {
+            return;
+        }
+        let task = session.channel.runtime().spawn("notified", async move {
+            run.await;
+            let done = self.0.lock().notified.remove(&call);
+            drop(done);
+            drop(self);
+        });
+        state.notified.insert(call, task);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.slots.fetch_sub(1, Ordering::Relaxed);
+        self.0.host.rest();
     }
 }
 
@@ -300,273 +396,4 @@ fn lose(entry: Option<Entry>, error: &RpcError) {
         Some(Entry::Outlet(outlet)) => outlet.detach(error),
         Some(Entry::Service(_)) | None => {}
     }
-}
-
-/// Something to be said to the peer.
-enum Message {
-    Claim(Vec<HandleId>),
-    Release(Vec<HandleId>),
-    Grant(HandleId, Window),
-    Stop(HandleId),
-    Push(HandleId, Push),
-}
-
-/// Says what the handles of `session` have to say, until its connection ends.
-async fn speak(session: Arc<Session>) {
-    let mut answers: FuturesUnordered<BoxFuture<()>> = FuturesUnordered::new();
-    let mut kept = false;
-    loop {
-        let (next_claim, in_use) = {
-            let state = session.lock();
-            if state.ended.is_some() {
-                return;
-            }
-            (state.unclaimed.front().map(|(due, _)| *due), state.handles() > 0)
-        };
-        if kept != in_use {
-            kept = in_use;
-            session.channel.keep(kept);
-        }
-        while answers.len() < MESSAGES_MAX
-            && let Some(message) = session.next_message()
-        {
-            answers.push(say(&session, message));
-        }
-        let mut timer = next_claim.map(|due| session.channel.runtime().sleep_until(due));
-        let mut woken = pin!(session.wake.notified());
-        std::future::poll_fn(|cx| {
-            let answered = matches!(answers.poll_next_unpin(cx), Poll::Ready(Some(())));
-            let due = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
-            if woken.as_mut().poll(cx).is_ready() || answered || due {
-                return Poll::Ready(());
-            }
-            Poll::Pending
-        })
-        .await;
-        session.expire_claims();
-    }
-}
-
-impl Session {
-    fn next_message(&self) -> Option<Message> {
-        loop {
-            let id = {
-                let mut state = self.lock();
-                if !state.claims.is_empty() {
-                    return Some(Message::Claim(first(&mut state.claims)));
-                }
-                if !state.releases.is_empty() {
-                    return Some(Message::Release(first(&mut state.releases)));
-                }
-                let next = state.stirred.range((Bound::Excluded(state.spoke), Bound::Unbounded)).next();
-                let id = *next.or_else(|| state.stirred.first())?;
-                state.stirred.remove(&id);
-                state.spoke = id;
-                id
-            };
-            let message = match self.entry(id) {
-                Some(Entry::Inlet(inlet)) => inlet.next_word().map(|word| match word {
-                    Word::Grant(limit) => Message::Grant(id, limit),
-                    Word::Stop => Message::Stop(id),
-                }),
-                Some(Entry::Outlet(outlet)) => outlet.next_push().map(|push| Message::Push(id, push)),
-                Some(Entry::Service(_)) | None => None,
-            };
-            if message.is_some() {
-                return message;
-            }
-        }
-    }
-
-    /// Handles of answers that nobody read are dead.
-    fn expire_claims(&self) {
-        let now = self.channel.runtime().now();
-        let error = RpcError::new(Code::Aborted, Outcome::Unknown, "the answer that carried it was not read");
-        loop {
-            let expired = {
-                let mut state = self.lock();
-                let Some((_, id)) = state.unclaimed.front().copied().filter(|(due, _)| *due <= now) else {
-                    return;
-                };
-                state.unclaimed.pop_front();
-                state.passed.remove(&id)
-            };
-            lose(expired, &error);
-        }
-    }
-
-    fn on_claimed(&self, ids: &[HandleId]) {
-        self.lock().unclaimed.retain(|(_, id)| !ids.contains(id));
-    }
-
-    fn on_answered(self: &Arc<Self>, id: HandleId, word: Word, result: Result<(), RpcError>) {
-        match (self.entry(id), word, result) {
-            // A producer that knows nothing of the stream will not produce.
-            (Some(Entry::Inlet(inlet)), Word::Grant(_), Err(error)) => {
-                inlet.fail(error);
-                self.forget(id);
-            }
-            (Some(Entry::Inlet(_)), Word::Stop, _) => self.forget(id),
-            _ => {}
-        }
-    }
-
-    fn on_pushed(self: &Arc<Self>, id: HandleId, size: u64, result: Result<(), RpcError>) {
-        let Some(Entry::Outlet(outlet)) = self.entry(id) else { return };
-        if outlet.on_pushed(size, result.map_err(as_stop)) {
-            self.forget(id);
-        } else {
-            self.stir(id);
-        }
-    }
-}
-
-/// Sends a message; the future ends when it was answered.
-fn say(session: &Arc<Session>, message: Message) -> BoxFuture<()> {
-    let session = Arc::clone(session);
-    match message {
-        Message::Claim(ids) => {
-            let answer = call(&session, CLAIM, &ids);
-            Box::pin(async move { drop(answer.await) })
-        }
-        Message::Release(ids) => {
-            let answer = call(&session, RELEASE, &ids);
-            Box::pin(async move { drop(answer.await) })
-        }
-        Message::Grant(id, limit) => {
-            let answer = call(&session, GRANT, &(id, limit.items, limit.bytes));
-            Box::pin(async move { session.on_answered(id, Word::Grant(limit), answer.await) })
-        }
-        Message::Stop(id) => {
-            let answer = call(&session, STOP, &(id,));
-            Box::pin(async move { session.on_answered(id, Word::Stop, answer.await) })
-        }
-        Message::Push(id, push) => {
-            let size = push.items.len() as u64;
-            let (last, error) = push.end.map_or((false, None), |error| (true, error));
-            let answer = call(&session, PUSH, &(id, push.first, push.count, push.items, last, error));
-            Box::pin(async move { session.on_pushed(id, size, answer.await) })
-        }
-    }
-}
-
-fn call(session: &Arc<Session>, method: &str, request: &impl Serialize) -> BoxFuture<Result<(), RpcError>> {
-    let remote = Remote::new(Arc::clone(&session.channel));
-    let answer = codec::encode(request).map(|body| remote.call_raw(method, body).timeout(DELIVERY_TIMEOUT));
-    Box::pin(async move {
-        let answer = answer.map_err(|error| RpcError::not_executed(Code::BadRequest, error.to_string()))?;
-        match answer.await {
-            Ok(_) => Ok(()),
-            Err(Failure::Rpc(error)) => Err(error),
-            Err(Failure::Method(_)) => {
-                Err(RpcError::new(Code::Codec, Outcome::Executed, "not a known answer"))
-            }
-        }
-    })
-}
-
-/// A consumer that is not there any more has stopped, whether or not it said so.
-fn as_stop(error: RpcError) -> RpcError {
-    if matches!(error.code, Code::MethodNotFound | Code::Cancelled) { stopped() } else { error }
-}
-
-fn first(ids: &mut Vec<HandleId>) -> Vec<HandleId> {
-    let count = ids.len().min(IDS_MAX);
-    ids.drain(..count).collect()
-}
-
-const CLAIM: &str = "@handle.claim";
-const RELEASE: &str = "@ref.release";
-const PUSH: &str = "@stream.push";
-const GRANT: &str = "@stream.grant";
-const STOP: &str = "@stream.stop";
-
-/// The methods by which two sessions speak to each other, for every peer.
-pub(crate) fn services() -> Services {
-    Services::new()
-        .raw(
-            reference::CALL,
-            Method {
-                schema: MethodSchema::of_closure::<(HandleId, u32, Bytes), codec::Value, codec::Value>(false),
-                handler: Arc::new(reference::serve_call),
-                policy: MethodPolicy::default(),
-            },
-        )
-        .raw(
-            CLAIM,
-            method(|session, ids: Vec<HandleId>| {
-                session.on_claimed(&ids);
-                Ok(())
-            }),
-        )
-        .raw(
-            RELEASE,
-            method(|session, ids: Vec<HandleId>| {
-                session.on_claimed(&ids);
-                for id in ids {
-                    if session.service(id).is_some() {
-                        session.forget(id);
-                    }
-                }
-                Ok(())
-            }),
-        )
-        .raw(
-            PUSH,
-            method(|session, (id, first, count, items, last, error): PushBody| {
-                let Some(Entry::Inlet(inlet)) = session.entry(id) else { return Err(no_stream(id)) };
-                let push = Push { first, count, items, end: last.then_some(error) };
-                let pushed = inlet.push(push);
-                if !matches!(pushed, Ok(false)) {
-                    session.forget(id);
-                }
-                pushed.map(drop)
-            }),
-        )
-        .raw(
-            GRANT,
-            method(|session, (id, items, bytes)| {
-                let Some(Entry::Outlet(outlet)) = session.entry(id) else { return Err(no_stream(id)) };
-                outlet.grant(Window { items, bytes });
-                Ok(())
-            }),
-        )
-        .raw(
-            STOP,
-            method(|session, (id,)| {
-                let Some(Entry::Outlet(outlet)) = session.entry(id) else { return Err(no_stream(id)) };
-                outlet.fail(stopped());
-                session.forget(id);
-                Ok(())
-            }),
-        )
-}
-
-/// A method that does its work on the session at once.
-type PushBody = (HandleId, u64, u64, Bytes, bool, Option<RpcError>);
-
-fn method<Q: DeserializeOwned + 'static>(work: fn(&Arc<Session>, Q) -> Result<(), RpcError>) -> Method {
-    let handler = move |ctx: Ctx, body: Bytes| -> BoxFuture<Result<Bytes, Failure>> {
-        let answer = match (codec::decode(&body), ctx.caller.session()) {
-            (Ok(request), Some(session)) => work(&session, request),
-            (Ok(_), None) => {
-                Err(RpcError::not_executed(Code::ConnectionLost, "no session on this connection"))
-            }
-            (Err(error), _) => Err(RpcError::not_executed(Code::BadRequest, error.to_string())),
-        };
-        let answer = answer.map(|()| Bytes::from_static(NULL)).map_err(Failure::from);
-        Box::pin(async move { answer })
-    };
-    Method {
-        schema: MethodSchema::of_closure::<Q, (), Never>(false),
-        handler: Arc::new(handler),
-        policy: MethodPolicy::default(),
-    }
-}
-
-/// CBOR null.
-const NULL: &[u8] = &[0xf6];
-
-fn no_stream(id: HandleId) -> RpcError {
-    RpcError::not_executed(Code::MethodNotFound, format!("no stream {id} on this connection"))
 }

@@ -5,6 +5,7 @@ mod docs;
 mod handles;
 mod loopback;
 mod matrix;
+mod notify;
 mod peers;
 mod reflect;
 mod service;
