@@ -138,6 +138,8 @@ impl Peer {
         for conn in &conns {
             state.endpoint.close(now, *conn, close::DISCONNECTED, reason);
         }
+        // The next call makes a new connection.
+        state.outgoing.retain(|_, conn| !conns.contains(conn));
         drop(state);
         self.inner.doorbell.ring();
         conns.len()

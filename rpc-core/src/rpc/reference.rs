@@ -19,7 +19,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::call::{Attempt, Channel, Remote, Reply};
 use super::codec;
-use super::dispatch;
 use super::error::{Code, Failure, RpcError};
 use super::handle::{self, Carried, HandleId};
 use super::notify::{self, NOTIFY};
