@@ -7,6 +7,7 @@
 //! calls, `incoming` and `outgoing` join them at the two ends of a packet.
 
 mod acks;
+pub(crate) mod budget;
 mod callee;
 mod caller;
 mod config;
@@ -39,6 +40,7 @@ pub(crate) use self::table::CallTable;
 pub use crate::wire::{Form, Lane};
 
 use self::acks::Received;
+use self::budget::Budget;
 use self::callee::{Answer, Callee, Serving};
 use self::caller::Caller;
 use self::holdup::HoldUp;
@@ -63,6 +65,7 @@ pub(crate) struct Cx<'a> {
     pub(crate) counters: &'a mut Counters,
     pub(crate) events: &'a mut VecDeque<Event>,
     pub(crate) random: &'a mut (dyn FnMut() -> u64 + Send),
+    pub(crate) budget: &'a mut Budget,
 }
 
 /// One connection.
@@ -114,6 +117,7 @@ pub(crate) struct Conn {
     drain_due: bool,
     cancels_due: VecDeque<u64>,
     accepted_due: VecDeque<u64>,
+    grants_due: VecDeque<(u64, u64)>,
     /// Bytes that went each way before the peer's address was validated.
     received_unvalidated: usize,
     sent_unvalidated: usize,
@@ -281,6 +285,7 @@ impl Conn {
             drain_due: false,
             cancels_due: VecDeque::new(),
             accepted_due: VecDeque::new(),
+            grants_due: VecDeque::new(),
             received_unvalidated: 0,
             sent_unvalidated: 0,
             acked: Vec::new(),
@@ -385,13 +390,14 @@ impl Conn {
         self.answer(call.0, Answer { status, lane, form, body });
     }
 
-    pub(crate) fn cancel(&mut self, call: CallId) {
+    pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, call: CallId) {
         let key = Key { call: call.0, response: false };
         let is_floor = self.caller.floor() == call.0;
         let Some(arriving) = self.caller.end(call.0) else { return };
         if let Some(arriving) = arriving {
-            self.intake.close(arriving.message);
+            self.intake.close(cx.budget, arriving.message);
         }
+        self.intake.forget(cx.budget, self.id.0, call.0);
         // A call that never left needs no CANCEL, but the gap it would leave in the peer's memory of calls does,
         // unless the floor that SEEN reports passes over it.
         if self.outbox.may_have_reached(key) || !is_floor {
@@ -399,6 +405,13 @@ impl Conn {
             self.cancels_due.push_back(call.0);
         } else {
             self.outbox.remove(key);
+        }
+    }
+
+    /// There is memory now for a message that waited.
+    pub(crate) fn grant(&mut self, call: u64) {
+        if let Some(size) = self.intake.grant(call) {
+            self.grants_due.push_back((call, size));
         }
     }
 
@@ -568,7 +581,7 @@ impl Conn {
             })
             .collect();
         for (call, status) in refused {
-            self.cancel(CallId(call));
+            self.cancel(cx, CallId(call));
             cx.events.push_back(Event::Response {
                 conn: self.id,
                 call: CallId(call),
@@ -601,6 +614,8 @@ impl Conn {
             }
         };
         self.outbox = Outbox::new(0);
+        self.intake.end(cx.budget, self.id.0);
+        self.grants_due.clear();
         self.caller.clear();
         self.callee.clear();
         self.cancels_due.clear();
@@ -666,6 +681,13 @@ impl Conn {
                     }
                     running
                 }
+                SentFrame::Grant { call, upto } => {
+                    let current = self.intake.granted(call) == Some(upto);
+                    if current {
+                        self.grants_due.push_back((call, upto));
+                    }
+                    current
+                }
                 SentFrame::MaxData => {
                     self.max_data_due = true;
                     true
@@ -689,7 +711,7 @@ impl Conn {
     /// Entries of queues that wait to be sent.
     #[cfg(test)]
     pub(crate) fn queued(&self) -> usize {
-        self.outbox.queued() + self.cancels_due.len() + self.accepted_due.len()
+        self.outbox.queued() + self.cancels_due.len() + self.accepted_due.len() + self.grants_due.len()
     }
 
     const fn clock(&self, now: Instant) -> Clock {

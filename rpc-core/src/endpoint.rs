@@ -20,6 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
+use crate::conn::budget::Budget;
 pub use crate::conn::{
     CallId, Config, ConnId, ConnectionInfo, Counters, Event, Form, Lane, LostReason, Request, SendError,
 };
@@ -71,6 +72,7 @@ pub struct Endpoint {
     draining: bool,
     events: VecDeque<Event>,
     counters: Counters,
+    budget: Budget,
 }
 
 /// Connections of peers at one address.
@@ -105,6 +107,7 @@ macro_rules! cx {
             counters: &mut $endpoint.counters,
             events: &mut $endpoint.events,
             random: &mut *$endpoint.random,
+            budget: &mut $endpoint.budget,
         }
     };
 }
@@ -122,7 +125,9 @@ impl Endpoint {
         client_id: u128,
         random: Box<dyn FnMut() -> u64 + Send>,
     ) -> Self {
+        let budget = Budget::new(config.reassembly_bytes_max, config.message_size_max as u64);
         Self {
+            budget,
             config,
             reset_key: security.reset_key(),
             security,
@@ -194,6 +199,7 @@ impl Endpoint {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         buf.clear();
+        self.grant_waiting(now);
         if let Some((destination, datagram)) = self.stray.pop_front() {
             buf.extend_from_slice(&datagram);
             self.counters.datagrams_sent += 1;
@@ -284,7 +290,7 @@ impl Endpoint {
 
     /// Gives up a call of our own: it ends without an event, and the peer is told if it may know of the call.
     pub fn cancel(&mut self, now: Instant, conn: ConnId, call: CallId) {
-        self.with(now, conn, |conn, _| conn.cancel(call));
+        self.with(now, conn, |conn, cx| conn.cancel(cx, call));
     }
 
     /// Takes no new calls of any peer from now on: they are answered DRAINING and not executed. Calls of our own can
@@ -339,6 +345,19 @@ impl Endpoint {
     /// How packets are protected.
     pub fn security(&self) -> &Security {
         &self.security
+    }
+
+    /// Bytes of large messages that are coming in, on all connections: never above
+    /// [`Config::reassembly_bytes_max`].
+    pub fn reassembly_bytes(&self) -> u64 {
+        self.budget.used()
+    }
+
+    /// Lets messages begin that waited for memory.
+    fn grant_waiting(&mut self, now: Instant) {
+        while let Some((conn, call)) = self.budget.grant() {
+            self.with(now, ConnId(conn), |conn, _| conn.grant(call));
+        }
     }
 
     fn ids(&self) -> Vec<ConnId> {

@@ -24,6 +24,11 @@ pub struct Config {
     /// completely acknowledged, per lane. Default 16 MiB. One message of up to `message_size_max` is always allowed
     /// when it is alone in its lane; a peer above the limit is disconnected. Bounds the memory for reassembly.
     pub message_window: u64,
+    /// Bytes of large messages that are coming in on all connections together. Default 256 MiB, at least
+    /// `message_size_max`. Charged before anything is allocated; a message for which there is no room waits, the
+    /// shortest goes first. A peer that begins messages and does not go on holds its share until the calls are
+    /// cancelled or the connection ends.
+    pub reassembly_bytes_max: u64,
     /// Bytes of answers kept per connection, after they were delivered, for requests that are repeated. Default
     /// 4 MiB. Above it the oldest is forgotten; a repeat of its request is answered UNKNOWN_OUTCOME, never executed.
     pub answers_kept_bytes: usize,
@@ -76,6 +81,7 @@ impl Default for Config {
             message_size_max: 64 << 20,
             calls_max: 1_024,
             message_window: 16 << 20,
+            reassembly_bytes_max: 256 << 20,
             answers_kept_bytes: 4 << 20,
             connections_max: 10_000,
             connections_per_address_max: 10_000,

@@ -79,6 +79,10 @@ pub struct Counters {
     pub dropped_duplicate: u64,
     /// Datagrams dropped: not expected in the state of the connection.
     pub dropped_unexpected: u64,
+    /// Packets dropped as if they were lost: a large message in them had to wait for memory.
+    pub dropped_reassembly_max: u64,
+    /// Large messages that had to wait for memory.
+    pub messages_held: u64,
     /// Setup packets dropped: as many connections as allowed.
     pub dropped_connections_max: u64,
     /// Setup packets dropped: as many connections of their address as allowed.

@@ -179,6 +179,10 @@ impl Conn {
         self.heard = cx.now;
         self.third = None;
         self.doubted_until = None;
+        if cx.budget.is_tight() && !self.has_room(cx, &payload) {
+            cx.counters.dropped_reassembly_max += 1;
+            return;
+        }
         let newest = self.received.largest().is_none_or(|largest| pn > largest);
         match self.on_frames(cx, from, &payload) {
             Ok(ack_eliciting) => {
@@ -190,6 +194,33 @@ impl Conn {
                 self.end(cx, LostReason::Violation(what), Some((close::VIOLATION, what)));
             }
         }
+    }
+
+    /// Whether there is memory for every large message that begins in a packet. If not the packet counts as lost: what
+    /// was acknowledged would never come again.
+    fn has_room(&mut self, cx: &mut Cx<'_>, payload: &Bytes) -> bool {
+        let mut reader = Reader::new(payload);
+        let mut room = true;
+        while !reader.is_empty() {
+            // What cannot be read is found again by who reads it in earnest.
+            let Ok(frame) = Frame::read(&mut reader) else { return true };
+            let Frame::Part(part) = frame else { continue };
+            let new = if part.response {
+                matches!(self.caller.response(part.call), Some(None))
+            } else {
+                !self.draining && matches!(self.callee.admission(part.call), Ok(Admission::New))
+            };
+            if !new {
+                continue;
+            }
+            let (may_open, hold) = self.intake.may_open(cx.budget, self.id.0, &part);
+            room &= may_open;
+            if hold {
+                cx.counters.messages_held += 1;
+                self.grants_due.push_back((part.call, 0));
+            }
+        }
+        room
     }
 
     /// A valid packet of `size` bytes came from `from`: is the peer somewhere else now?
@@ -227,6 +258,7 @@ impl Conn {
                 Frame::Part(part) if part.response => self.on_response_part(cx, &part)?,
                 Frame::Part(part) => self.on_request_part(cx, &part)?,
                 Frame::Cancel { call, .. } => {
+                    self.intake.forget(cx.budget, self.id.0, call);
                     if let Some(serving) = self.callee.cancel(call)? {
                         self.discard(cx, call, serving);
                     }
@@ -239,6 +271,10 @@ impl Conn {
                 // That the peer is alive is known from the packet.
                 Frame::Accepted { call } => self.own(call)?,
                 Frame::MaxData { bytes } => self.outbox.raise_window(bytes),
+                Frame::Grant { call, upto } => {
+                    let response = call.is_multiple_of(2) != self.initiator;
+                    self.outbox.on_grant(Key { call, response }, upto);
+                }
                 Frame::Drain { .. } => {
                     if !std::mem::replace(&mut self.peer_draining, true) {
                         cx.events.push_back(Event::Draining { conn: self.id });
@@ -300,13 +336,14 @@ impl Conn {
         if let Some(serving @ Serving::Receiving(_)) = self.callee.get_mut(call) {
             let next = Serving::Running { lane: head.lane };
             let Serving::Receiving(receiving) = std::mem::replace(serving, next) else { return Ok(()) };
-            self.intake.close(receiving.message);
+            self.intake.close(cx.budget, receiving.message);
             match self.refusal(cx, deadline) {
                 Some(status) => self.answer(call, Answer::bare(status, head.lane)),
                 None => self.dispatch(cx, call, head, deadline, body),
             }
             return Ok(());
         }
+        self.intake.forget(cx.budget, self.id.0, call);
         if self.admit(cx, call, head.lane, true)? {
             if let Some(status) = self.refusal(cx, deadline) {
                 return self.refuse(call, status, head.lane);
@@ -321,13 +358,15 @@ impl Conn {
         let Part { call, lane, .. } = *part;
         if !matches!(self.callee.get_mut(call), Some(Serving::Receiving(_))) {
             if !self.admit(cx, call, lane, part.offset == 0)? {
+                self.intake.forget(cx.budget, self.id.0, call);
                 return Ok(());
             }
             if self.draining {
                 cx.counters.requests_draining += 1;
+                self.intake.forget(cx.budget, self.id.0, call);
                 return self.refuse(call, status::DRAINING, lane);
             }
-            let message = self.intake.open(part)?;
+            let message = self.intake.open(cx.budget, part)?;
             self.callee.take(call, Serving::Receiving(Box::new(Receiving { message, head: None })))?;
         }
         let deadline = match &part.head {
@@ -346,7 +385,7 @@ impl Conn {
         let next = Serving::Running { lane };
         let Some(serving) = self.callee.get_mut(call) else { return Ok(()) };
         let Serving::Receiving(receiving) = std::mem::replace(serving, next) else { return Ok(()) };
-        let body = self.intake.close(receiving.message);
+        let body = self.intake.close(cx.budget, receiving.message);
         match refusal {
             Some(status) => self.answer(call, Answer::bare(status, lane)),
             None => self.dispatch(cx, call, &head, deadline, body),
@@ -369,8 +408,9 @@ impl Conn {
         // A call that has ended was answered before, or cancelled.
         let Some(arriving) = self.caller.end(call) else { return Ok(()) };
         if let Some(arriving) = arriving {
-            self.intake.close(arriving.message);
+            self.intake.close(cx.budget, arriving.message);
         }
+        self.intake.forget(cx.budget, self.id.0, call);
         self.outbox.remove(Key { call, response: false });
         cx.events.push_back(Event::Response { conn: self.id, call: CallId(call), status, form, body });
         Ok(())
@@ -382,7 +422,7 @@ impl Conn {
         let arriving = match slot {
             Some(arriving) => arriving,
             None => {
-                let message = self.intake.open(part)?;
+                let message = self.intake.open(cx.budget, part)?;
                 slot.insert(Box::new(Arriving { message, status: 0, form: Form::default() }))
             }
         };
@@ -393,7 +433,7 @@ impl Conn {
             return Ok(());
         }
         let Some(arriving) = slot.take() else { return Ok(()) };
-        let body = self.intake.close(arriving.message);
+        let body = self.intake.close(cx.budget, arriving.message);
         self.on_response(cx, part.call, arriving.status, arriving.form, body)
     }
 
@@ -471,7 +511,7 @@ impl Conn {
     /// The peer does not wait for this call any more.
     fn discard(&mut self, cx: &mut Cx<'_>, call: u64, serving: Serving) {
         match serving {
-            Serving::Receiving(receiving) => drop(self.intake.close(receiving.message)),
+            Serving::Receiving(receiving) => drop(self.intake.close(cx.budget, receiving.message)),
             Serving::Running { .. } => {
                 cx.events.push_back(Event::Cancelled { conn: self.id, call: CallId(call) });
             }

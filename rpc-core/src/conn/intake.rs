@@ -1,7 +1,11 @@
-//! Large messages that come in, part by part. Their buffers are charged before they are allocated.
+//! Large messages that come in, part by part. Their buffers are charged before they are allocated: to the window of
+//! their lane, which the peer knows, and to the budget that all connections share, which it meets as GRANT.
 
 use bytes::Bytes;
 
+use std::collections::BTreeMap;
+
+use super::budget::Budget;
 use super::ranges::RangeSet;
 use crate::wire::frame::Part;
 use crate::wire::{Lane, Malformed};
@@ -13,11 +17,25 @@ pub(super) struct Intake {
     message_size_max: u64,
     /// Bytes of unfinished messages, per lane.
     charged: [u64; 3],
+    /// Calls whose message was granted memory, until it is complete: a GRANT that was lost must be sent again also
+    /// when the message has begun, because an older one that holds it may still come.
+    granted: BTreeMap<u64, Granted>,
+    /// Calls whose message waits for memory, with its size.
+    held: BTreeMap<u64, u64>,
+}
+
+/// A message that was granted memory.
+#[derive(Clone, Copy, Debug)]
+struct Granted {
+    size: u64,
+    /// Its buffer is allocated, and the charge is given back with it.
+    begun: bool,
 }
 
 /// One unfinished message.
 #[derive(Debug)]
 pub(super) struct Reassembly {
+    call: u64,
     lane: Lane,
     buffer: Vec<u8>,
     received: RangeSet,
@@ -25,7 +43,7 @@ pub(super) struct Reassembly {
 
 impl Intake {
     pub(super) const fn new(window: u64, message_size_max: u64) -> Self {
-        Self { window, message_size_max, charged: [0; 3] }
+        Self { window, message_size_max, charged: [0; 3], granted: BTreeMap::new(), held: BTreeMap::new() }
     }
 
     /// What the peer is told.
@@ -35,7 +53,7 @@ impl Intake {
 
     /// Starts a message that `part` belongs to. A peer that keeps to its window is never refused: what it counts as
     /// started and not acknowledged is at least what is unfinished here.
-    pub(super) fn open(&mut self, part: &Part) -> Result<Reassembly, Malformed> {
+    pub(super) fn open(&mut self, budget: &mut Budget, part: &Part) -> Result<Reassembly, Malformed> {
         let charged = &mut self.charged[part.lane as usize];
         if part.total > self.message_size_max {
             return Err(Malformed("message above the announced size"));
@@ -44,15 +62,87 @@ impl Intake {
             return Err(Malformed("large messages above the announced window"));
         }
         let size = usize::try_from(part.total).map_err(|_| Malformed("message above the address space"))?;
+        match self.granted.get_mut(&part.call) {
+            None => budget.charge(part.total),
+            Some(granted) if granted.size == part.total && !granted.begun => granted.begun = true,
+            Some(_) => return Err(Malformed("parts of one message disagree")),
+        }
         *charged += part.total;
         // Zeroed memory of this size is mapped when it is first written, so a claim alone costs little.
-        Ok(Reassembly { lane: part.lane, buffer: vec![0; size], received: RangeSet::default() })
+        Ok(Reassembly {
+            call: part.call,
+            lane: part.lane,
+            buffer: vec![0; size],
+            received: RangeSet::default(),
+        })
     }
 
     /// Gives back what `message` was charged; it is finished or given up.
-    pub(super) fn close(&mut self, message: Reassembly) -> Bytes {
+    pub(super) fn close(&mut self, budget: &mut Budget, message: Reassembly) -> Bytes {
+        budget.release(message.buffer.len() as u64);
+        self.granted.remove(&message.call);
         self.charged[message.lane as usize] -= message.buffer.len() as u64;
         Bytes::from(message.buffer)
+    }
+
+    /// Whether a new message that `part` belongs to may begin now. If not, it waits; true in the second place if it
+    /// did not wait before.
+    pub(super) fn may_open(&mut self, budget: &mut Budget, conn: u64, part: &Part) -> (bool, bool) {
+        if self.held.contains_key(&part.call) {
+            return (false, false);
+        }
+        // What is too large is refused when it is opened.
+        if self.granted.contains_key(&part.call) || part.total > self.message_size_max {
+            return (true, false);
+        }
+        if budget.take(part.total) {
+            self.granted.insert(part.call, Granted { size: part.total, begun: false });
+            return (true, false);
+        }
+        let hold = self.held.len() < HELD_MAX;
+        if hold {
+            self.held.insert(part.call, part.total);
+            budget.wait((conn, part.call), part.total);
+        }
+        (false, hold)
+    }
+
+    /// A message that waited was charged; its size.
+    pub(super) fn grant(&mut self, call: u64) -> Option<u64> {
+        let size = self.held.remove(&call)?;
+        self.granted.insert(call, Granted { size, begun: false });
+        Some(size)
+    }
+
+    /// How far the message of `call` may be sent, if it waits or has waited.
+    pub(super) fn granted(&self, call: u64) -> Option<u64> {
+        if self.held.contains_key(&call) {
+            Some(0)
+        } else {
+            self.granted.get(&call).map(|granted| granted.size)
+        }
+    }
+
+    /// A message that has not begun never will.
+    pub(super) fn forget(&mut self, budget: &mut Budget, conn: u64, call: u64) {
+        if self.held.is_empty() && self.granted.is_empty() {
+            return;
+        }
+        if self.held.remove(&call).is_some() {
+            budget.give_up((conn, call));
+        }
+        if let Some(Granted { size, begun: false }) = self.granted.remove(&call) {
+            budget.release(size);
+        }
+    }
+
+    /// The connection is over: everything is given back.
+    pub(super) fn end(&mut self, budget: &mut Budget, conn: u64) {
+        while let Some(call) = self.held.keys().chain(self.granted.keys()).next().copied() {
+            self.forget(budget, conn, call);
+        }
+        budget.release(self.charged.iter().sum());
+        self.charged = [0; 3];
     }
 
     /// Bytes of unfinished messages.
@@ -80,6 +170,8 @@ impl Reassembly {
     }
 }
 
+/// Messages of one connection that wait for memory; those of further calls are dropped until there is room.
+const HELD_MAX: usize = 1_024;
 /// Holes in one unfinished message. A sender has at most as many as it has packets in flight.
 const HOLES_MAX: usize = 16_384;
 
@@ -93,32 +185,32 @@ mod tests {
 
     #[test]
     fn parts_in_any_order_and_repeated_make_one_message() {
-        let mut intake = Intake::new(10, 100);
-        let mut message = intake.open(&part(Lane::Normal, 0, 9, b"abc")).unwrap();
+        let (mut intake, mut budget) = (Intake::new(10, 100), Budget::new(1_000, 100));
+        let mut message = intake.open(&mut budget, &part(Lane::Normal, 0, 9, b"abc")).unwrap();
         assert_eq!(message.insert(&part(Lane::Normal, 6, 9, b"ghi")), Ok(false));
         assert_eq!(message.insert(&part(Lane::Normal, 0, 9, b"abcd")), Ok(false));
         assert_eq!(message.insert(&part(Lane::Normal, 0, 9, b"abcd")), Ok(false));
         assert_eq!(message.insert(&part(Lane::Normal, 3, 9, b"def")), Ok(true));
-        assert_eq!(intake.close(message), Bytes::from_static(b"abcdefghi"));
+        assert_eq!(intake.close(&mut budget, message), Bytes::from_static(b"abcdefghi"));
         assert_eq!(intake.charged(), 0);
     }
 
     #[test]
     fn window_is_enforced_per_lane_and_one_message_may_always_go_alone() {
-        let mut intake = Intake::new(10, 100);
-        let _large = intake.open(&part(Lane::Bulk, 0, 100, b"a")).unwrap();
-        assert!(intake.open(&part(Lane::Bulk, 0, 2, b"a")).is_err());
-        let _other = intake.open(&part(Lane::Normal, 0, 6, b"a")).unwrap();
-        let _another = intake.open(&part(Lane::Normal, 0, 4, b"a")).unwrap();
-        assert!(intake.open(&part(Lane::Normal, 0, 2, b"a")).is_err());
-        assert!(intake.open(&part(Lane::Control, 0, 101, b"a")).is_err());
+        let (mut intake, mut budget) = (Intake::new(10, 100), Budget::new(1_000, 100));
+        let _large = intake.open(&mut budget, &part(Lane::Bulk, 0, 100, b"a")).unwrap();
+        assert!(intake.open(&mut budget, &part(Lane::Bulk, 0, 2, b"a")).is_err());
+        let _other = intake.open(&mut budget, &part(Lane::Normal, 0, 6, b"a")).unwrap();
+        let _another = intake.open(&mut budget, &part(Lane::Normal, 0, 4, b"a")).unwrap();
+        assert!(intake.open(&mut budget, &part(Lane::Normal, 0, 2, b"a")).is_err());
+        assert!(intake.open(&mut budget, &part(Lane::Control, 0, 101, b"a")).is_err());
         assert_eq!(intake.charged(), 110);
     }
 
     #[test]
     fn parts_that_disagree_are_refused() {
-        let mut intake = Intake::new(10, 100);
-        let mut message = intake.open(&part(Lane::Normal, 0, 9, b"abc")).unwrap();
+        let (mut intake, mut budget) = (Intake::new(10, 100), Budget::new(1_000, 100));
+        let mut message = intake.open(&mut budget, &part(Lane::Normal, 0, 9, b"abc")).unwrap();
         assert!(message.insert(&part(Lane::Normal, 0, 8, b"abc")).is_err());
         assert!(message.insert(&part(Lane::Bulk, 0, 9, b"abc")).is_err());
     }

@@ -126,6 +126,8 @@ enum Progress {
 struct Large {
     age: u64,
     started: bool,
+    /// The receiver holds it back: only bytes below may be sent.
+    granted: Option<u64>,
     /// First byte that was never sent.
     next: u64,
     /// Bytes below `next` to be sent again; never an acknowledged one.
@@ -189,6 +191,14 @@ impl Outbox {
     /// The peer announced its window.
     pub(super) fn raise_window(&mut self, window: u64) {
         self.window = self.window.max(window);
+    }
+
+    /// The receiver of a message says how far it may be sent.
+    pub(super) fn on_grant(&mut self, key: Key, upto: u64) {
+        if let Some(Message { progress: Progress::Large(large), .. }) = self.messages.get_mut(key) {
+            large.granted = large.granted.max(Some(upto));
+            self.relist(key);
+        }
     }
 
     /// Adds a message. The name must be free.
@@ -360,6 +370,7 @@ impl Outbox {
             let Progress::Large(large) = &mut message.progress else { return false };
             let total = message.body.len() as u64;
             let (offset, limit) = large.resend.first().unwrap_or((large.next, total));
+            let limit = limit.min(large.granted.unwrap_or(total));
             let head = match message.head {
                 Head::Request { .. } => PartHead::Request(request_head(&message.head, message.lane, clock)),
                 Head::Response { status, form } => PartHead::Response { status, form },
@@ -419,7 +430,9 @@ impl Outbox {
         let Some(message) = self.messages.get_mut(key) else { return };
         let Progress::Large(large) = &mut message.progress else { return };
         let remaining = message.body.len() as u64 - large.next + large.resend.total();
-        let listed = (remaining > 0).then_some(remaining);
+        let first = large.resend.first().map_or(large.next, |range| range.0);
+        let granted = large.granted.is_none_or(|upto| first < upto);
+        let listed = (large.started && remaining > 0 && granted).then_some(remaining);
         if listed == large.listed {
             return;
         }
@@ -464,6 +477,7 @@ impl Progress {
         Self::Large(Box::new(Large {
             age,
             started: false,
+            granted: None,
             next: 0,
             resend: RangeSet::default(),
             acked: RangeSet::default(),

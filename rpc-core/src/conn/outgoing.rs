@@ -169,6 +169,7 @@ impl Conn {
             || self.received.is_due()
             || !self.cancels_due.is_empty()
             || !self.accepted_due.is_empty()
+            || !self.grants_due.is_empty()
             || self.outbox.has_queued()
     }
 
@@ -205,6 +206,17 @@ impl Conn {
             if self.callee.is_running(call) {
                 frame::put_accepted(buf, call);
                 frames.push(SentFrame::Accepted { call });
+            }
+        }
+        while let Some((call, upto)) = self.grants_due.front().copied() {
+            if buf.len() + NUMBERS_SIZE_MAX > end {
+                return true;
+            }
+            self.grants_due.pop_front();
+            // Of several only the last still counts.
+            if self.intake.granted(call) == Some(upto) {
+                frame::put_grant(buf, call, upto);
+                frames.push(SentFrame::Grant { call, upto });
             }
         }
         let more = self.outbox.fill(buf, end, self.clock(now), frames);

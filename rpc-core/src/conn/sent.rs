@@ -30,6 +30,10 @@ pub(super) enum SentFrame {
         call: u64,
     },
     MaxData,
+    Grant {
+        call: u64,
+        upto: u64,
+    },
     /// A packet that is nothing but a datagram of this size.
     MtuProbe {
         size: u32,

@@ -12,12 +12,13 @@
 //!  9 SEEN       | floor v                               the caller's calls below floor have ended: forget them
 //! 10 ACCEPTED   | call v                                a handler that takes its time is running
 //! 12 MAX_DATA   | bytes v                               the window for large messages, see below
+//! 13 GRANT      | call v | upto v                       the large message of this call may be sent so far, see below
 //! 15 DRAIN      | last_call v | after_ms v              calls above last_call are not taken
 //! 16 CLOSE      | code v | len v | reason               the connection is gone
 //! 17 PATH_CHALLENGE | data u64                           are you at the address that this packet is sent to?
 //! 18 PATH_RESPONSE  | data u64                           the same eight bytes, to where the challenge came from
 //! ```
-//! Ids 3, 7, 11, 13, 14, 19 are reserved. An unknown id below 64 closes the connection; one from 64 on is
+//! Ids 3, 7, 11, 14, 19 are reserved. An unknown id below 64 closes the connection; one from 64 on is
 //! followed by `len v` and is skipped (room for extensions, which must not matter to who does not know them).
 //!
 //! Flags of REQ, RESP and PART: bits 0-1 the lane (0 control, 1 normal, 2 bulk), bit 2 idempotent, bit 3 the part is of
@@ -29,6 +30,11 @@
 //! **MAX_DATA** announces how many bytes of large messages (in parts) the receiver of the frame may have started and
 //! not yet seen completely acknowledged, counted apart for each lane. Before the frame arrives it is 0; it never
 //! shrinks. A message that is alone in its lane may go whatever its size.
+//!
+//! **GRANT** comes from the receiver of a large message (the request of a call of its peer, or the response to one of
+//! its own). Without one a message may be sent as far as MAX_DATA allows. From the first one on only bytes below the
+//! largest `upto` seen may be sent; 0 holds the message. A receiver without memory sends 0 and drops the packet as if
+//! it were lost, and later the size of the message.
 
 use bytes::Bytes;
 
@@ -54,6 +60,7 @@ const CANCEL: u64 = 8;
 const SEEN: u64 = 9;
 const ACCEPTED: u64 = 10;
 const MAX_DATA: u64 = 12;
+const GRANT: u64 = 13;
 const DRAIN: u64 = 15;
 const CLOSE: u64 = 16;
 const PATH_CHALLENGE: u64 = 17;
@@ -112,6 +119,7 @@ pub(crate) enum Frame {
     Seen { floor: u64 },
     Accepted { call: u64 },
     MaxData { bytes: u64 },
+    Grant { call: u64, upto: u64 },
     Drain { last_call: u64, after_ms: u64 },
     Close { code: u64, reason: Bytes },
     PathChallenge { data: u64 },
@@ -152,6 +160,7 @@ impl Frame {
             SEEN => Self::Seen { floor: reader.varint()? },
             ACCEPTED => Self::Accepted { call: reader.varint()? },
             MAX_DATA => Self::MaxData { bytes: reader.varint()? },
+            GRANT => Self::Grant { call: reader.varint()?, upto: reader.varint()? },
             DRAIN => Self::Drain { last_call: reader.varint()?, after_ms: reader.varint()? },
             CLOSE => {
                 let (code, size) = (reader.varint()?, reader.varint()?);
@@ -353,6 +362,11 @@ pub(crate) fn put_accepted(buf: &mut Vec<u8>, call: u64) {
 /// Appends MAX_DATA.
 pub(crate) fn put_max_data(buf: &mut Vec<u8>, bytes: u64) {
     put_numbers(buf, &[MAX_DATA, bytes]);
+}
+
+/// Appends GRANT.
+pub(crate) fn put_grant(buf: &mut Vec<u8>, call: u64, upto: u64) {
+    put_numbers(buf, &[GRANT, call, upto]);
 }
 
 /// Appends DRAIN.

@@ -8,6 +8,8 @@ mod basics;
 mod hostile;
 #[path = "loss.rs"]
 mod loss;
+#[path = "memory.rs"]
+mod memory;
 #[path = "outcomes.rs"]
 mod outcomes;
 #[path = "pair.rs"]

@@ -14,6 +14,8 @@ mod hostile;
 mod identities;
 #[path = "loss.rs"]
 mod loss;
+#[path = "memory.rs"]
+mod memory;
 #[path = "outcomes.rs"]
 mod outcomes;
 #[path = "pair.rs"]

@@ -18,11 +18,13 @@ use crate::sim::{Capacity, World};
 
 /// 200 Mbit/s.
 const RATE: u64 = 25_000_000;
+/// 50 Mbit/s, to be shared.
+const SHARED_RATE: u64 = RATE / 4;
 const SERVER: u64 = 1;
 const CLIENT: u64 = 2;
 
 /// A world of two nodes with one bottleneck in each direction.
-fn world(loss_percent: u32, rtt: Duration, queue_max: Duration) -> World {
+fn world(rate: u64, loss_percent: u32, rtt: Duration, queue_max: Duration) -> World {
     let world = World::new(5);
     let delay_us = rtt.as_micros() as u32 / 2;
     world.set_default_link(LinkPolicy {
@@ -31,7 +33,7 @@ fn world(loss_percent: u32, rtt: Duration, queue_max: Duration) -> World {
         delay_max_us: delay_us,
         ..LinkPolicy::default()
     });
-    let capacity = Capacity { rate_bytes_per_s: RATE, queue_max, ..Capacity::default() };
+    let capacity = Capacity { rate_bytes_per_s: rate, queue_max, ..Capacity::default() };
     world.set_capacity(CLIENT, SERVER, capacity);
     world.set_capacity(SERVER, CLIENT, capacity);
     world.start(SERVER);
@@ -58,7 +60,7 @@ async fn send(clock: &Runtime, remote: &Remote, size: usize) -> Duration {
 
 /// The share of the link, in percent, that one transfer of 16 MiB gets from the first call on.
 fn bulk_percent(algorithm: Algorithm, loss_percent: u32, rtt_ms: u64, queue_ms: u64) -> u64 {
-    let world = world(loss_percent, Duration::from_millis(rtt_ms), Duration::from_millis(queue_ms));
+    let world = world(RATE, loss_percent, Duration::from_millis(rtt_ms), Duration::from_millis(queue_ms));
     let server = start(&world, SERVER, address(SERVER), algorithm);
     let client = start(&world, CLIENT, address(CLIENT), algorithm);
     let (clock, remote) = (world.observer(), client.remote(server.local_addr()));
@@ -87,7 +89,7 @@ fn a_shallow_queue_is_no_obstacle() {
 /// A loss-based controller cannot do that, which is why it is not the default.
 #[test]
 fn loss_is_congestion_to_cubic() {
-    let world = world(1, Duration::from_millis(20), Duration::from_millis(50));
+    let world = world(RATE, 1, Duration::from_millis(20), Duration::from_millis(50));
     let server = start(&world, SERVER, address(SERVER), Algorithm::Cubic);
     let client = start(&world, CLIENT, address(CLIENT), Algorithm::Cubic);
     let (clock, remote) = (world.observer(), client.remote(server.local_addr()));
@@ -98,8 +100,8 @@ fn loss_is_congestion_to_cubic() {
 
 /// What each of two transfers moves in six seconds, the second of which begins a second after the first.
 fn shares(algorithm: Algorithm, rtt: Duration, queue_ms: u64) -> [u64; 2] {
-    const PIECE: usize = 1 << 20;
-    let world = world(0, rtt, Duration::from_millis(queue_ms));
+    const PIECE: usize = 256 << 10;
+    let world = world(SHARED_RATE, 0, rtt, Duration::from_millis(queue_ms));
     let clients = [2, 3].map(|port| start(&world, CLIENT, address(port), algorithm));
     let server = start(&world, SERVER, address(SERVER), algorithm);
     let (clock, to) = (world.observer(), server.local_addr());
@@ -132,14 +134,18 @@ fn two_transfers_share_a_link_and_use_it() {
         let [first, second] = shares(algorithm, Duration::from_micros(rtt_us), 50);
         let total = first + second;
         assert!(first * 4 >= total && second * 4 >= total, "{algorithm:?} {rtt_us} us: {first} {second}");
-        assert!(total >= RATE * 6 * 8 / 10, "{algorithm:?} {rtt_us} us: {total} of {}", RATE * 6);
+        assert!(
+            total >= SHARED_RATE * 6 * 8 / 10,
+            "{algorithm:?} {rtt_us} us: {total} of {}",
+            SHARED_RATE * 6
+        );
     }
 }
 
 /// The peer of a client that moves answers it at its new address, also under a transfer.
 #[test]
 fn a_transfer_survives_a_nat_that_forgets() {
-    let world = world(1, Duration::from_millis(20), Duration::from_millis(50));
+    let world = world(RATE, 1, Duration::from_millis(20), Duration::from_millis(50));
     let server = start(&world, SERVER, address(SERVER), Algorithm::Bbr);
     let client = start(&world, CLIENT, address(CLIENT), Algorithm::Bbr);
     let (clock, remote, nat) = (world.observer(), client.remote(server.local_addr()), world.clone());
