@@ -13,6 +13,7 @@ pub(crate) fn of(part: &impl ToTokens) -> String {
     while let Some(c) = rest.next() {
         let between_words = text.ends_with(is_word) && rest.peek().copied().is_some_and(is_word);
         let around_operator = text.ends_with(SPACED)
+            || text.ends_with(';')
             || (text.ends_with(',') && rest.peek() != Some(&')'))
             || rest.peek().is_some_and(|c| SPACED.contains(c));
         if c != ' ' || between_words || around_operator {
@@ -43,6 +44,7 @@ pub(crate) fn docs<'a>(attributes: impl Iterator<Item = &'a Attribute>) -> Strin
     lines.join("\n").trim().to_owned()
 }
 
+/// Has a space on either side.
 const SPACED: [char; 3] = ['=', '+', '-'];
 
 fn is_word(c: char) -> bool {

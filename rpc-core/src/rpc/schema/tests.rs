@@ -215,9 +215,9 @@ trait Rich {
     async fn map(
         &self,
         ctx: crate::rpc::Ctx,
-        table: BTreeMap<SocketAddr, Option<Vec<(char, f32, i128)>>>,
+        table: BTreeMap<SocketAddr, Option<(char, f32, i128)>>,
         r#type: std::time::Duration,
-    ) -> Result<Result<u8, Point>, crate::rpc::RpcError>;
+    ) -> Result<Result<u8, Point>, Refused>;
 }
 
 #[test]
