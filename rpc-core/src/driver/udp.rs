@@ -75,14 +75,10 @@ impl DatagramSocket for UdpSocket {
                 Err(error) => return Poll::Ready(Err(error)),
             };
             for (meta, chunk) in metas.iter().zip(buffers.chunks_exact(BUFFER_SIZE)).take(count) {
-                let batch = Bytes::copy_from_slice(&chunk[..meta.len.min(BUFFER_SIZE)]);
-                let stride = meta.stride.max(1);
-                let mut start = 0;
-                while start < batch.len() {
-                    let end = (start + stride).min(batch.len());
-                    datagrams.push((meta.addr, batch.slice(start..end)));
-                    start = end;
-                }
+                let batch = &chunk[..meta.len.min(BUFFER_SIZE)];
+                // Each has memory of its own: it can be decrypted in place, and what of it is kept keeps no more.
+                let each = batch.chunks(meta.stride.max(1));
+                datagrams.extend(each.map(|datagram| (meta.addr, Bytes::copy_from_slice(datagram))));
             }
             if !datagrams.is_empty() {
                 return Poll::Ready(Ok(()));

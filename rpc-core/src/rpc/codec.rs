@@ -37,7 +37,7 @@ pub const DEPTH_MAX: usize = 64;
 /// # Errors
 /// When the type refuses to be serialized, which plain data never does.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
-    let mut bytes = Vec::with_capacity(SMALL);
+    let mut bytes = Vec::new();
     encode_onto(value, &mut bytes)?;
     Ok(bytes.into())
 }
@@ -92,9 +92,6 @@ impl serde::de::Error for CodecError {
         Self(message.to_string())
     }
 }
-
-/// Room that most bodies do not outgrow, in bytes.
-const SMALL: usize = 96;
 
 // The three highest bits of an item's first byte.
 const UNSIGNED: u8 = 0;

@@ -10,6 +10,11 @@ use super::{
 /// Appends to a vector.
 pub(super) struct Writer<'a>(pub(super) &'a mut Vec<u8>);
 
+/// Room that most bodies do not outgrow, in bytes.
+const SMALL: usize = 96;
+/// The longest head of an item.
+const HEAD_SIZE_MAX: usize = 9;
+
 /// The elements of an array or a map.
 pub(super) struct Elements<'a, 'b> {
     writer: &'b mut Writer<'a>,
@@ -20,6 +25,9 @@ pub(super) struct Elements<'a, 'b> {
 impl Writer<'_> {
     fn head(&mut self, major: u8, value: u64) {
         let major = major << 5;
+        if self.0.capacity() == 0 {
+            self.0.reserve(SMALL);
+        }
         match value {
             0..=23 => self.0.push(major | value as u8),
             24..=0xff => self.0.extend_from_slice(&[major | 24, value as u8]),
@@ -36,7 +44,8 @@ impl Writer<'_> {
 
     /// A string: `major` says of what.
     fn string(&mut self, major: u8, bytes: &[u8]) {
-        self.0.reserve(bytes.len() + 9);
+        // A body that is one string needs no other memory.
+        self.0.reserve(bytes.len() + HEAD_SIZE_MAX);
         self.head(major, bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
