@@ -4,6 +4,7 @@
 //! cargo build --release -p rpc-core --example load
 //! load serve 127.0.0.1:7400 &                          # one thread, on one core
 //! load call 127.0.0.1:7400 --flight 64 --size 64 --seconds 2
+//! load call 127.0.0.1:7401 --flight 1 --spin 50 ...    # latency mode, in microseconds; `load serve` takes it as well
 //! load both --flight 64 --size 64 --calls 20000        # both sides in one thread
 //! valgrind --tool=callgrind load both --slow 50 ...    # counts instructions; time runs as much slower as the machine
 //! ```
@@ -45,17 +46,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let load = Load::from(&words)?;
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", address, ..] => {
-            let server = peer(address.parse()?, 1)?;
+            let server = peer(address.parse()?, &load)?;
             server.closed().await;
         }
         ["call", address, ..] => {
-            let client = peer("0.0.0.0:0".parse()?, 1)?;
+            let client = peer("0.0.0.0:0".parse()?, &load)?;
             load.run(&client, address.parse()?).await?;
             client.close().await;
         }
         _ => {
             let local = "127.0.0.1:0".parse()?;
-            let (server, client) = (peer(local, load.slow)?, peer(local, load.slow)?);
+            let (server, client) = (peer(local, &load)?, peer(local, &load)?);
             load.run(&client, server.local_addr()).await?;
             client.close().await;
             server.close().await;
@@ -64,11 +65,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn peer(address: SocketAddr, slow: u32) -> Result<Peer, Box<dyn Error>> {
+fn peer(address: SocketAddr, load: &Load) -> Result<Peer, Box<dyn Error>> {
     let system = system::runtime(Handle::current());
+    let slow = load.slow;
     let runtime = if slow > 1 { Runtime::new(Arc::new(Slow { system, slow })) } else { system };
     let services = echo_services(Arc::new(Mirror));
-    Ok(Peer::builder(runtime).services(services).start_insecure(UdpSocket::bind(address)?)?)
+    let builder = Peer::builder(runtime).services(services).latency_mode(load.spin);
+    Ok(builder.start_insecure(UdpSocket::bind(address)?)?)
 }
 
 /// A machine whose time runs slower, so that timers keep their proportion to a processor that is emulated.
@@ -117,6 +120,8 @@ struct Load {
     seconds: f64,
     /// How much slower than the machine's the peers' time runs.
     slow: u32,
+    /// Latency mode of both sides.
+    spin: Duration,
 }
 
 impl Load {
@@ -132,6 +137,7 @@ impl Load {
             size: option("--size").unwrap_or_else(|| "64".into()).parse()?,
             calls: calls.unwrap_or(CALLS_DEFAULT),
             seconds: seconds.unwrap_or(f64::INFINITY),
+            spin: Duration::from_micros(option("--spin").unwrap_or_else(|| "0".into()).parse()?),
             slow: option("--slow").unwrap_or_else(|| "1".into()).parse()?,
         })
     }

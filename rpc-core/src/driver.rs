@@ -28,6 +28,20 @@ pub trait DatagramSocket: Send + Sync + 'static {
         datagrams: &mut Vec<(SocketAddr, Bytes)>,
     ) -> Poll<io::Result<()>>;
 
+    /// As [`DatagramSocket::poll_recv`], but asks the socket itself, at once, and lets nobody be woken: for a driver that
+    /// would rather ask again than sleep. `None` when nothing is there; without an implementation that is always so.
+    ///
+    /// # Errors
+    /// As of `poll_recv`.
+    fn try_recv(&self, _datagrams: &mut Vec<(SocketAddr, Bytes)>) -> io::Result<Option<()>> {
+        Ok(None)
+    }
+
+    /// Whether asking with [`DatagramSocket::try_recv`] makes sense. Not in simulation, where no time passes by asking.
+    fn can_spin(&self) -> bool {
+        false
+    }
+
     /// Sends the datagrams in `contents`: all of `transmit.segment_size` bytes, the last one may be shorter.
     /// What the socket cannot take (a full buffer, an unreachable network) is lost, as on any network.
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit, contents: &[u8]) -> Poll<()>;

@@ -45,6 +45,30 @@ impl UdpSocket {
         let local_addr = socket.local_addr()?;
         Ok(Self { socket, state, local_addr, buffers: Mutex::new(vec![0; BATCH_COUNT * BUFFER_SIZE]) })
     }
+
+    /// One receive call: appends a batch, never an empty one.
+    fn recv(&self, datagrams: &mut Vec<(SocketAddr, Bytes)>) -> io::Result<()> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut metas = [RecvMeta::default(); BATCH_COUNT];
+        let count = {
+            let mut chunks = buffers.chunks_exact_mut(BUFFER_SIZE);
+            let mut slices: [IoSliceMut<'_>; BATCH_COUNT] =
+                std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+            self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas)?
+        };
+        let before = datagrams.len();
+        for (meta, chunk) in metas.iter().zip(buffers.chunks_exact(BUFFER_SIZE)).take(count) {
+            let batch = &chunk[..meta.len.min(BUFFER_SIZE)];
+            // Each has memory of its own: it can be decrypted in place, and what of it is kept keeps no more.
+            let each = batch.chunks(meta.stride.max(1));
+            datagrams.extend(each.map(|datagram| (meta.addr, Bytes::copy_from_slice(datagram))));
+        }
+        if datagrams.len() == before {
+            // Only empty datagrams: there may be more behind them.
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
 }
 
 impl DatagramSocket for UdpSocket {
@@ -57,33 +81,28 @@ impl DatagramSocket for UdpSocket {
         cx: &mut Context<'_>,
         datagrams: &mut Vec<(SocketAddr, Bytes)>,
     ) -> Poll<io::Result<()>> {
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             ready!(self.socket.poll_recv_ready(cx))?;
-            let mut metas = [RecvMeta::default(); BATCH_COUNT];
-            let received = self.socket.try_io(Interest::READABLE, || {
-                let mut chunks = buffers.chunks_exact_mut(BUFFER_SIZE);
-                let mut slices: [IoSliceMut<'_>; BATCH_COUNT] =
-                    std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-                self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas)
-            });
-            let count = match received {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            match self.socket.try_io(Interest::READABLE, || self.recv(datagrams)) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // ICMP errors of earlier sends; the datagrams of other peers behind them still count.
-                Err(error) if is_peer_error(&error) => continue,
+                Err(error) if is_peer_error(&error) => {}
                 Err(error) => return Poll::Ready(Err(error)),
-            };
-            for (meta, chunk) in metas.iter().zip(buffers.chunks_exact(BUFFER_SIZE)).take(count) {
-                let batch = &chunk[..meta.len.min(BUFFER_SIZE)];
-                // Each has memory of its own: it can be decrypted in place, and what of it is kept keeps no more.
-                let each = batch.chunks(meta.stride.max(1));
-                datagrams.extend(each.map(|datagram| (meta.addr, Bytes::copy_from_slice(datagram))));
-            }
-            if !datagrams.is_empty() {
-                return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    fn try_recv(&self, datagrams: &mut Vec<(SocketAddr, Bytes)>) -> io::Result<Option<()>> {
+        match self.recv(datagrams) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_peer_error(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn can_spin(&self) -> bool {
+        true
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit, contents: &[u8]) -> Poll<()> {

@@ -25,12 +25,17 @@ impl Doorbell {
         self.rung.store(false, Ordering::Release);
     }
 
+    /// Whether it was rung since the driver last answered.
+    pub(super) fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
     /// Ready when it was rung since the driver last answered.
     pub(super) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.rung.load(Ordering::Acquire) {
+        if !self.is_rung() {
             self.driver.register(cx.waker());
             // It may have been rung in between.
-            if !self.rung.load(Ordering::Acquire) {
+            if !self.is_rung() {
                 return Poll::Pending;
             }
         }

@@ -62,6 +62,9 @@ async fn wait(
     timer: &mut Timer,
     datagrams: &mut Vec<(SocketAddr, Bytes)>,
 ) -> std::io::Result<()> {
+    if spin(inner, socket, timer.deadline, datagrams).await? {
+        return Ok(());
+    }
     poll_fn(|cx| {
         if let Poll::Ready(received) = socket.poll_recv(cx, datagrams) {
             return Poll::Ready(received);
@@ -72,6 +75,30 @@ async fn wait(
         timer.poll(cx).map(Ok)
     })
     .await
+}
+
+/// Latency mode: asks the socket again and again for a while, because going to sleep and being woken takes longer than
+/// most answers. Other tasks of the runtime run in between. True when there is something to do.
+async fn spin(
+    inner: &Inner,
+    socket: &impl DatagramSocket,
+    timeout: Option<Instant>,
+    datagrams: &mut Vec<(SocketAddr, Bytes)>,
+) -> std::io::Result<bool> {
+    if inner.spin.is_zero() || !socket.can_spin() {
+        return Ok(false);
+    }
+    let end = inner.runtime.now() + inner.spin;
+    loop {
+        if socket.try_recv(datagrams)?.is_some() || inner.doorbell.is_rung() {
+            return Ok(true);
+        }
+        let now = inner.runtime.now();
+        if now >= end || timeout.is_some_and(|timeout| timeout <= now) {
+            return Ok(false);
+        }
+        yield_once().await;
+    }
 }
 
 /// Fires at the next timeout or before; made anew only when that comes earlier than it would.

@@ -3,11 +3,15 @@ mod links;
 use std::future::IntoFuture;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::driver::fault::LinkPolicy;
+use crate::driver::{system, udp::UdpSocket};
+use crate::endpoint::Transmit;
 use crate::rpc::{CallError, Code, Ctx, Never, Outcome};
 use crate::sim::World;
 
@@ -265,4 +269,67 @@ fn a_request_that_arrives_together_with_its_cancellation_is_not_executed() {
         assert_eq!(calc.call::<_, u64, Never>("count", &()).await, Ok(1));
     });
     assert_eq!(executions.load(Ordering::Relaxed), 2);
+}
+
+/// A real socket that counts how it is asked.
+struct Asked {
+    socket: UdpSocket,
+    spins: Arc<AtomicU64>,
+}
+
+impl DatagramSocket for Asked {
+    fn local_addr(&self) -> SocketAddr {
+        self.socket.local_addr()
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        datagrams: &mut Vec<(SocketAddr, Bytes)>,
+    ) -> Poll<std::io::Result<()>> {
+        self.socket.poll_recv(cx, datagrams)
+    }
+
+    fn try_recv(&self, datagrams: &mut Vec<(SocketAddr, Bytes)>) -> std::io::Result<Option<()>> {
+        self.spins.fetch_add(1, Ordering::Relaxed);
+        self.socket.try_recv(datagrams)
+    }
+
+    fn can_spin(&self) -> bool {
+        self.socket.can_spin()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit, contents: &[u8]) -> Poll<()> {
+        self.socket.poll_send(cx, transmit, contents)
+    }
+
+    fn segments_max(&self) -> usize {
+        self.socket.segments_max()
+    }
+}
+
+#[tokio::test]
+async fn latency_mode_asks_while_calls_are_made_and_sleeps_without_them() {
+    let runtime = system::runtime(tokio::runtime::Handle::current());
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let spins = Arc::new(AtomicU64::new(0));
+    let server = Peer::builder(runtime.clone())
+        .services(calc(&Arc::default()))
+        .start_insecure(UdpSocket::bind(local).unwrap())
+        .unwrap();
+    let socket = Asked { socket: UdpSocket::bind(local).unwrap(), spins: Arc::clone(&spins) };
+    let spin = Duration::from_millis(20);
+    let client = Peer::builder(runtime.clone()).latency_mode(spin).start_insecure(socket).unwrap();
+    let calc = client.remote(server.local_addr());
+    for count in 0..100 {
+        assert_eq!(calc.call::<_, u64, Never>("count", &()).await, Ok(count));
+    }
+    assert!(spins.load(Ordering::Relaxed) > 100);
+    // Acknowledgements and timers may still be due; after them, nothing asks any more.
+    let (mut before, deadline) = (0, runtime.now() + Duration::from_secs(5));
+    while before != spins.load(Ordering::Relaxed) {
+        assert!(runtime.now() < deadline, "it never sleeps");
+        before = spins.load(Ordering::Relaxed);
+        runtime.sleep(10 * spin).await;
+    }
 }
