@@ -1,4 +1,4 @@
-//! Calls back: while the server works for a client, it calls a service of that client over the same connection.
+//! Calls back: a client passes a service of its own as an argument, and the server calls it while it works.
 //!
 //! `cargo run -p rpc-core --example callback`
 
@@ -7,16 +7,16 @@ use std::{error::Error, sync::Arc};
 
 use rpc_core::driver::{system, udp::UdpSocket};
 use rpc_core::peer::Peer;
-use rpc_core::rpc::{Ctx, Never};
+use rpc_core::rpc::{CallError, Ctx, Never, ServiceRef};
 use tokio::runtime::Handle;
 
 /// What the server offers.
 #[rpc_core::service]
 trait Baker {
-    async fn bake(&self, ctx: Ctx, cakes: u32) -> Result<String, Never>;
+    async fn bake(&self, ctx: Ctx, cakes: u32, guest: ServiceRef<GuestClient>) -> Result<String, String>;
 }
 
-/// What a client offers while it waits.
+/// What the client passes. It serves nothing: only who was passed this can call it.
 #[rpc_core::service]
 trait Guest {
     async fn ready(&self, ctx: Ctx, cake: u32) -> Result<(), Never>;
@@ -25,12 +25,11 @@ trait Guest {
 struct Bakery;
 
 impl Baker for Bakery {
-    async fn bake(&self, ctx: Ctx, cakes: u32) -> Result<String, Never> {
-        let guest = GuestClient::new(ctx.caller);
+    async fn bake(&self, _: Ctx, cakes: u32, guest: ServiceRef<GuestClient>) -> Result<String, String> {
+        let guest = guest.client().map_err(|error| error.to_string())?;
         for cake in 1..=cakes {
-            if let Err(error) = guest.ready(cake).await {
-                return Ok(format!("stopped after cake {cake}: the guest did not confirm it ({error})"));
-            }
+            let told = guest.ready(cake).await;
+            told.map_err(|error| format!("stopped after cake {cake}: {error}"))?;
         }
         Ok(format!("{cakes} cakes baked"))
     }
@@ -49,11 +48,17 @@ impl Guest for Hungry {
 async fn main() -> Result<(), Box<dyn Error>> {
     let runtime = system::runtime(Handle::current());
     let socket = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into());
-    let (bakery, hungry) = (baker_services(Arc::new(Bakery)), guest_services(Arc::new(Hungry)));
+    let bakery = baker_services(Arc::new(Bakery));
     let server = Peer::builder(runtime.clone()).services(bakery).start_insecure(socket()?)?;
-    let client = Peer::builder(runtime).services(hungry).start_insecure(socket()?)?;
+    let client = Peer::builder(runtime).start_insecure(socket()?)?;
 
-    println!("{}", BakerClient::new(client.remote(server.local_addr())).bake(3).await?);
+    let baker = BakerClient::new(client.remote(server.local_addr()));
+    let guest = ServiceRef::new(guest_services(Arc::new(Hungry)))?;
+    match baker.bake(3, guest).await {
+        Ok(done) => println!("{done}"),
+        Err(CallError::Method(stopped)) => println!("{stopped}"),
+        Err(CallError::Rpc(error)) => return Err(error.into()),
+    }
     client.close().await;
     Ok(())
 }

@@ -167,7 +167,8 @@ fn unpack_answer(inner: &Inner, form: Form, body: Bytes) -> Result<Bytes, RpcErr
 impl State {
     /// The connection to `target`, made now if there is none.
     fn connection_to(&mut self, target: Target, now: Instant) -> Result<ConnId, RpcError> {
-        if self.closing || self.draining {
+        // Calls back belong to calls of the peer, which may end while this one drains.
+        if self.closing || (self.draining && matches!(target, Target::Address(_))) {
             return Err(RpcError::not_executed(Code::Cancelled, "this peer is closing"));
         }
         Ok(match target {

@@ -12,6 +12,7 @@ use super::state::State;
 use super::{Inner, Peer};
 use crate::endpoint::{ConnId, ConnectionInfo, LostReason};
 use crate::runtime::Instant;
+use crate::security::Identity;
 use crate::wire::close;
 
 /// Events that wait for one reader; above it the oldest are dropped, which the reader is told.
@@ -32,6 +33,8 @@ pub struct PeerInfo {
     pub client_id: u128,
     /// The boot epoch of the peer's process: another value is another process. 0 before the connection is established.
     pub epoch: u64,
+    /// Who the peer has proved to be; says also when nothing was proved.
+    pub identity: Identity,
     /// Whether the peer opened the connection.
     pub inbound: bool,
     /// Whether the setup exchange is complete.
@@ -218,6 +221,7 @@ impl State {
             address: info.remote,
             client_id: info.client_id,
             epoch: info.epoch,
+            identity: info.identity.clone(),
             inbound: info.inbound,
             established: info.established,
             rtt: info.rtt,

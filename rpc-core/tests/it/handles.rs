@@ -613,6 +613,55 @@ fn every_stream_ends_once_whatever_restarts() {
     }
 }
 
+#[test]
+fn many_small_items_cost_less_than_as_many_calls() {
+    const COUNT: u64 = 20_000;
+    let pair = Pair::new(22);
+    let (baker, observer, client) = (pair.baker(), pair.world.observer(), pair.client.clone());
+    pair.world.run(async move {
+        let sent = || client.counters().datagrams_sent + client.counters().datagrams_received;
+        let (before, begun) = (sent(), observer.now());
+        let (sink, source) = stream::channel(Window::default());
+        let call = observer.spawn("call", baker.count(COUNT, sink).into_future());
+        assert_eq!(read(source).await.0.len() as u64, COUNT);
+        call.await.unwrap().unwrap();
+        let (streamed, took) = (sent() - before, observer.now() - begun);
+        let (before, begun) = (sent(), observer.now());
+        let tasks: Vec<_> = (0..64)
+            .map(|_| {
+                let baker = baker.clone();
+                observer.spawn("caller", async move {
+                    for _ in 0..COUNT / 64 {
+                        baker.forget_kept().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let (called, calls_took) = (sent() - before, observer.now() - begun);
+        assert!(streamed * 4 < called, "{streamed} datagrams for items, {called} for calls");
+        assert!(took * 4 < calls_took, "{took:?} for items, {calls_took:?} for calls");
+    });
+}
+
+#[test]
+fn a_draining_server_still_calls_back() {
+    let pair = Pair::new(23);
+    let (baker, server, observer) = (pair.baker(), pair.server.clone(), pair.world.observer());
+    let slow = Services::new().method("ready", |ctx: Ctx, cake: u64| async move {
+        ctx.runtime.sleep(Duration::from_millis(100)).await;
+        Ok::<_, Never>(cake)
+    });
+    pair.world.run(async move {
+        let call = observer.spawn("call", baker.bake(5, ServiceRef::new(slow).unwrap()).into_future());
+        observer.sleep(Duration::from_millis(150)).await;
+        server.drain(Duration::from_secs(5)).await;
+        assert_eq!(call.await.unwrap(), Ok(1 + 2 + 3 + 4));
+    });
+}
+
 /// Services and streams that `peer` passed or was passed.
 fn handles(peer: &Peer) -> usize {
     peer.peers().iter().map(|info| info.handles).sum()
