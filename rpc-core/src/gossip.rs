@@ -465,5 +465,29 @@ impl Inner {
     }
 }
 
+/// Takes in what a peer sent, as a node does that knows nobody yet, for the fuzz targets: limits must hold, and taking it
+/// twice is taking it once.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn take_anything(digest: Option<&Digest>, news: Option<News>) {
+    const WALL_MS: u64 = 1_767_225_600_000;
+    let config = Config::default();
+    let moment = Moment { now: crate::runtime::Instant::from_nanos(1 << 40), wall_ms: WALL_MS };
+    let mut set = EndpointSet::new(NodeId(1), config.silent, config.tombstones_kept);
+    set.write_own(moment, Some(Advertisement::default()));
+    if let Some(news) = news {
+        let (count, entries) = (news.entries.len(), news.entries.clone());
+        let taken = set.take(moment, news.entries);
+        assert!(taken.refused.len() <= count && set.known().count() <= count + 1);
+        let again = set.take(moment, entries);
+        assert!(!again.changed && set.entries(moment, &news.wanted).len() <= ENTRIES_MAX);
+        assert!(set.find(NodeId(1)).is_some(), "nobody else removes this node");
+    }
+    if let Some(digest) = digest {
+        let difference = set.difference(digest);
+        let (news, _) = set.news(moment, &difference);
+        assert!(news.entries.len() <= ENTRIES_MAX && news.wanted.is_empty());
+    }
+}
+
 #[cfg(test)]
 mod tests;

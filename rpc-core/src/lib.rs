@@ -73,6 +73,9 @@ pub mod conn;
 pub mod crdt;
 pub mod driver;
 pub mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gather;
 pub mod gossip;
 pub mod peer;
