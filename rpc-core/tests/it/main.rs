@@ -1,5 +1,6 @@
 //! Tests of rpc-core through its public names.
 
+mod adversary;
 mod blocking;
 mod docs;
 mod handles;
