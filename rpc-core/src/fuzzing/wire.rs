@@ -154,6 +154,7 @@ fn put(buf: &mut Vec<u8>, frame: &Frame) {
         Frame::MaxData { bytes } => frame::put_max_data(buf, *bytes),
         Frame::Drain { last_call, after_ms } => frame::put_drain(buf, *last_call, *after_ms),
         Frame::Close { code, reason } => frame::put_close(buf, *code, reason),
+        Frame::Grant { call, upto } => frame::put_grant(buf, *call, *upto),
         Frame::PathChallenge { data } => frame::put_path_challenge(buf, *data),
         Frame::PathResponse { data } => frame::put_path_response(buf, *data),
     }
@@ -182,6 +183,7 @@ pub(super) fn frame_seeds() -> Vec<Vec<u8>> {
         &|buf| frame::put_accepted(buf, 10),
         &|buf| frame::put_max_data(buf, 1 << 24),
         &|buf| frame::put_drain(buf, 12, 500),
+        &|buf| frame::put_grant(buf, 6, 80_000),
         &|buf| frame::put_path_challenge(buf, 1 << 60),
         &|buf| frame::put_path_response(buf, 13),
         &|buf| frame::put_close(buf, 2, b"a reason"),
