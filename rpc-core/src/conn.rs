@@ -3,6 +3,20 @@
 //! Bytes and `now` come in; bytes, timers and events go out. Knows nothing of sockets, of other connections, of what a
 //! method does, and reads no clock.
 //!
+//! | timer | when to do what |
+//! | --- | --- |
+//! | setup | when INIT is to be repeated, or was repeated for long enough |
+//! | acknowledgement (`acks`) | when an acknowledgement has waited for a packet to ride on for long enough |
+//! | loss, probe (`recovery`) | when a packet counts as lost; when nothing was acknowledged for so long that something must ask |
+//! | pacing (`pacer`) | when something may leave that had to wait for its turn |
+//! | path (`path`) | when a new address of the peer is to be asked again, or given up |
+//! | accept (`callee`) | when a caller should be told that its call still runs |
+//! | keep alive | when a silent peer, of whom something is expected, is to be asked whether it is there |
+//! | silence | when a peer has been silent for too long |
+//! | closing | when a connection that has ended is to be forgotten |
+//!
+//! All of them meet in `Conn::timeout`, which the endpoint asks.
+//!
 //! Down the file tree: `recovery` and `acks` are packets, `outbox` and `intake` are messages, `caller` and `callee` are
 //! calls, `incoming` and `outgoing` join them at the two ends of a packet.
 

@@ -30,7 +30,7 @@ pub trait Controller: Send + fmt::Debug {
     /// An acknowledgement brought news. Called before [`Controller::on_loss`] for the losses that it revealed.
     fn on_ack(&mut self, acked: &Acked);
 
-    /// Packets were lost, or the network marked packets instead of dropping them.
+    /// Packets were lost.
     fn on_loss(&mut self, lost: &Lost);
 
     /// The probe timeout expired. That alone says nothing about congestion (RFC 9002 section 7.5).
@@ -87,14 +87,12 @@ pub struct RateSample {
 pub struct Lost {
     /// When that was noticed.
     pub now: Instant,
-    /// Their bytes; 0 when packets were marked (ECN) and none was lost.
+    /// Their bytes.
     pub bytes: u64,
     /// When the latest of them was sent.
     pub newest_sent: Instant,
     /// Bytes on the way, without them.
     pub in_flight: u64,
-    /// The network itself said that it is congested (RFC 3168 section 5).
-    pub marked: bool,
 }
 
 /// Which controller a connection uses.
@@ -152,6 +150,6 @@ mod tests {
     }
 
     pub(super) const fn lost(now: Instant, newest_sent: Instant) -> Lost {
-        Lost { now, bytes: 1_000, newest_sent, in_flight: 0, marked: false }
+        Lost { now, bytes: 1_000, newest_sent, in_flight: 0 }
     }
 }

@@ -422,7 +422,7 @@ impl Recovery {
         }
         if let Some(newest_sent) = latest {
             let in_flight = self.bytes_in_flight;
-            self.congestion.on_loss(&Lost { now, bytes, newest_sent, in_flight, marked: false });
+            self.congestion.on_loss(&Lost { now, bytes, newest_sent, in_flight });
         }
         count
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The bottleneck of one directed link. Datagrams leave it one after the other at its rate; what waits longer than the
-/// queue lasts is dropped, or marked where the link marks instead. The default limits nothing.
+/// queue lasts is dropped. The default limits nothing.
 ///
 /// ```text
 /// sender -> [ queue: up to queue_max of waiting ] -> rate_bytes_per_s -> loss, delay of the LinkPolicy -> receiver
@@ -14,9 +14,6 @@ pub struct Capacity {
     pub rate_bytes_per_s: u64,
     /// The longest that a datagram waits for the ones before it; one that would wait longer is dropped.
     pub queue_max: Duration,
-    /// From this wait on a datagram that says it understands marks (ECT) is marked "congestion experienced"
-    /// (RFC 3168); zero = no marks.
-    pub mark_from: Duration,
     /// Largest datagram in bytes of UDP payload, larger ones vanish; 0 = any.
     pub mtu: usize,
 }
@@ -28,8 +25,6 @@ pub struct CapacityHits {
     pub overflowed: u64,
     /// Dropped: larger than the link carries.
     pub too_large: u64,
-    /// Marked instead of dropped.
-    pub marked: u64,
 }
 
 /// A bottleneck at work.
@@ -47,7 +42,6 @@ pub(super) enum Passage {
     /// It leaves the bottleneck so many nanoseconds from now.
     After {
         delay_ns: u64,
-        marked: bool,
     },
 }
 
@@ -56,25 +50,23 @@ impl Bottleneck {
         Self { capacity, free_at: 0 }
     }
 
-    /// Takes in a datagram of `size` bytes at `now`; `markable`: it may be marked.
-    pub(super) fn pass(&mut self, now: u64, size: usize, markable: bool, hits: &mut CapacityHits) -> Passage {
-        let Capacity { rate_bytes_per_s: rate, queue_max, mark_from, mtu } = self.capacity;
+    /// Takes in a datagram of `size` bytes at `now`.
+    pub(super) fn pass(&mut self, now: u64, size: usize, hits: &mut CapacityHits) -> Passage {
+        let Capacity { rate_bytes_per_s: rate, queue_max, mtu } = self.capacity;
         if mtu > 0 && size > mtu {
             hits.too_large += 1;
             return Passage::Dropped;
         }
         if rate == 0 {
-            return Passage::After { delay_ns: 0, marked: false };
+            return Passage::After { delay_ns: 0 };
         }
         let wait = Duration::from_nanos(self.free_at.saturating_sub(now));
         if wait > queue_max {
             hits.overflowed += 1;
             return Passage::Dropped;
         }
-        let marked = markable && !mark_from.is_zero() && wait >= mark_from;
-        hits.marked += u64::from(marked);
         self.free_at = self.free_at.max(now) + size as u64 * 1_000_000_000 / rate;
-        Passage::After { delay_ns: self.free_at - now, marked }
+        Passage::After { delay_ns: self.free_at - now }
     }
 }
 
@@ -90,35 +82,19 @@ mod tests {
             ..Capacity::default()
         };
         let (mut link, mut hits) = (Bottleneck::new(capacity), CapacityHits::default());
-        let delays: Vec<_> = (0..5).map(|_| link.pass(0, 1_000, false, &mut hits)).collect();
-        let after = |ms: u64| Passage::After { delay_ns: ms * 1_000_000, marked: false };
+        let delays: Vec<_> = (0..5).map(|_| link.pass(0, 1_000, &mut hits)).collect();
+        let after = |ms: u64| Passage::After { delay_ns: ms * 1_000_000 };
         assert_eq!(delays, [after(1), after(2), after(3), after(4), Passage::Dropped]);
-        assert_eq!(link.pass(4_000_000, 1_000, false, &mut hits), after(1), "the queue is empty again");
+        assert_eq!(link.pass(4_000_000, 1_000, &mut hits), after(1), "the queue is empty again");
         assert_eq!(hits, CapacityHits { overflowed: 1, ..CapacityHits::default() });
     }
 
     #[test]
-    fn a_long_queue_marks_and_a_large_datagram_vanishes() {
-        let capacity = Capacity {
-            rate_bytes_per_s: 1_000_000,
-            queue_max: Duration::from_millis(9),
-            mark_from: Duration::from_millis(1),
-            mtu: 1_400,
-        };
+    fn a_large_datagram_vanishes() {
+        let capacity = Capacity { mtu: 1_400, ..Capacity::default() };
         let (mut link, mut hits) = (Bottleneck::new(capacity), CapacityHits::default());
-        assert_eq!(
-            link.pass(0, 1_000, true, &mut hits),
-            Passage::After { delay_ns: 1_000_000, marked: false }
-        );
-        assert_eq!(
-            link.pass(0, 1_000, true, &mut hits),
-            Passage::After { delay_ns: 2_000_000, marked: true }
-        );
-        assert_eq!(
-            link.pass(0, 1_000, false, &mut hits),
-            Passage::After { delay_ns: 3_000_000, marked: false }
-        );
-        assert_eq!(link.pass(0, 1_401, true, &mut hits), Passage::Dropped);
-        assert_eq!(hits, CapacityHits { overflowed: 0, too_large: 1, marked: 1 });
+        assert_eq!(link.pass(0, 1_400, &mut hits), Passage::After { delay_ns: 0 });
+        assert_eq!(link.pass(0, 1_401, &mut hits), Passage::Dropped);
+        assert_eq!(hits, CapacityHits { overflowed: 0, too_large: 1 });
     }
 }

@@ -160,10 +160,10 @@ impl DatagramSocket for SimSocket {
             let (size, crc) = (datagram.len(), crc32c::crc32c(&datagram));
             let bottleneck = link.and_then(|link| network.bottlenecks.get_mut(&link));
             let passage = bottleneck
-                .map(|bottleneck| bottleneck.pass(executor.now(), size, false, &mut network.capacity_hits));
+                .map(|bottleneck| bottleneck.pass(executor.now(), size, &mut network.capacity_hits));
             let (pieces, queued_ns) = match passage {
                 Some(Passage::Dropped) => (Vec::new(), 0),
-                Some(Passage::After { delay_ns, .. }) => {
+                Some(Passage::After { delay_ns }) => {
                     (policy.judge(&mut network.random, datagram, &mut network.hits), delay_ns)
                 }
                 None => (policy.judge(&mut network.random, datagram, &mut network.hits), 0),

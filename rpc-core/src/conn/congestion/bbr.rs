@@ -12,16 +12,15 @@
 //! | cycle: cruise | 1.00 bw | 2 bdp + slack | 4 to 8 shortest round trips |
 //! | probe of the round trip | 1.00 bw | 4 packets | 100 ms, after 5 s in which no round trip was as short as the shortest |
 //!
-//! `bw` is the highest delivery rate of the last ten round trips that the application did not limit, `bdp` is `bw`
+//! `bw` is the highest delivery rate of the last eight round trips that the application did not limit, `bdp` is `bw`
 //! times the shortest round trip. **Slack** is what 2 ms carry: round trips below that are mostly delayed
 //! acknowledgements and scheduling, and without it a path whose usual round trip is more than twice its shortest would
 //! measure itself smaller with each turn.
 //!
-//! **Loss** counts as congestion when the network marked packets; when more than 1/5 of a round trip was lost; or when
-//! the round trip has grown by an eighth and 1 ms *and* by 1/50 more was lost than in one and a half of the usual
-//! round trip without a queue. Then what was on
-//! the way is a bound for the window, 0.85 of it, never below one bdp; each later phase "up" without such a loss
-//! raises the bound by a quarter. Loss without a queue, which is chance, changes nothing.
+//! **Loss** counts as congestion when more than 1/5 of a round trip was lost, or when the round trip has grown by an
+//! eighth and 1 ms *and* the share that was lost is above 1/50 plus one and a half times what is usual without a queue.
+//! Then 0.85 of what was on the way is a bound for the window, never below one bdp, and below it 0.85 of the bound
+//! while nothing more is asked for; each later phase "up" without such a loss raises the bound by a quarter. Loss without a queue, which is chance, changes nothing.
 
 use std::time::Duration;
 
@@ -76,7 +75,6 @@ struct Round {
     acked: u64,
     lost: u64,
     in_flight_max: u64,
-    marked: bool,
     /// The queue was seen to be longer than by chance.
     queued: bool,
     /// It was congested already: one reduction per round trip.
@@ -169,12 +167,10 @@ impl Bbr {
 
     /// Judges the losses of the round trip so far; true if they mean congestion.
     fn is_congested(&self) -> bool {
-        let Round { lost, marked, queued, .. } = self.round;
+        let Round { lost, queued, .. } = self.round;
         let share = self.round.lost_ppm();
         let few = lost <= LOSS_PACKETS_MIN * self.packet_size;
-        marked
-            || (!few
-                && (share > LOSS_MAX_PPM || (queued && share > self.chance_ppm / 2 * 3 + LOSS_QUEUED_PPM)))
+        !few && (share > LOSS_MAX_PPM || (queued && share > self.chance_ppm / 2 * 3 + LOSS_QUEUED_PPM))
     }
 
     fn reduce(&mut self, now: Instant) {
@@ -303,7 +299,6 @@ impl Controller for Bbr {
 
     fn on_loss(&mut self, lost: &Lost) {
         self.round.lost += lost.bytes;
-        self.round.marked |= lost.marked;
         if self.is_congested() {
             self.reduce(lost.now);
             self.window = self.window.min(self.bound);
