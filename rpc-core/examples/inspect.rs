@@ -5,6 +5,7 @@
 //! cargo run -p rpc-core --example inspect -- 127.0.0.1:7301
 //! cargo run -p rpc-core --example inspect -- 127.0.0.1:7301 --cddl
 //! cargo run -p rpc-core --example inspect -- 127.0.0.1:7301 calc.add '[2, 3]'
+//! cargo run -p rpc-core --example inspect -- --key shared.key 127.0.0.1:7301
 //! ```
 //!
 //! Without arguments it starts a peer of its own and looks into that.
@@ -17,17 +18,22 @@ use rpc_core::peer::Peer;
 use rpc_core::rpc::codec::{diagnostic, from_diagnostic};
 use rpc_core::rpc::describe::ReflectionClient;
 use rpc_core::rpc::{Ctx, Failure, Never, Remote, Services};
+use rpc_core::security::Security;
 use tokio::runtime::Handle;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let runtime = system::runtime(Handle::current());
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let client = Peer::builder(runtime.clone()).start_insecure(UdpSocket::bind(any)?)?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (security, arguments) = match &arguments[..] {
+        ["--key", file, rest @ ..] => (Security::shared_key(std::fs::read_to_string(file)?.parse()?), rest),
+        rest => (Security::insecure(), rest),
+    };
+    let client = Peer::builder(runtime.clone()).security(security).start(UdpSocket::bind(any)?)?;
 
-    let ended = match arguments[..] {
+    let ended = match *arguments {
         [] => {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into())?;
             let served = Peer::builder(runtime).services(demo()).start_insecure(socket)?;
@@ -45,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         [address, method] => call(&client.remote(address.parse()?), method, "null").await,
         [address, method, body] => call(&client.remote(address.parse()?), method, body).await,
-        _ => Err("usage: inspect [ADDRESS [--cddl | METHOD [BODY]]]".into()),
+        _ => Err("usage: inspect [--key FILE] [ADDRESS [--cddl | METHOD [BODY]]]".into()),
     };
     client.close().await;
     ended

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::call::{Channel, Remote};
 use super::error::Never;
+use super::limits::{Gate, GateSnapshot, Limits};
 use super::path::MethodId;
-use super::registry::{Ctx, Services};
+use super::registry::{Ctx, Method, Services};
 use super::schema::{self, MethodSchema, Schema, ServiceSchema};
 
 /// The service `rpc`.
@@ -65,6 +66,40 @@ pub struct MethodDescription {
     pub version: u32,
     /// 64 bits over the shapes that travel; none for a method from a closure.
     pub fingerprint: Option<u64>,
+    /// What a request passes before the method runs, the first one first.
+    #[serde(default)]
+    pub limits: Vec<Limit>,
+}
+
+/// A limit of a method, or of the service it is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Calls that run at once.
+    pub max_concurrent: u32,
+    /// Calls that wait; one more is answered SERVER_BUSY, or LOCKED.
+    pub max_queue: u32,
+    /// Whether one call has exclusive access (for each key, where there are keys).
+    pub exclusive: bool,
+    /// Calls that run now.
+    pub running: u32,
+    /// Calls that wait now.
+    pub queued: u32,
+}
+
+impl Limit {
+    fn of(gate: &Gate) -> Self {
+        let Limits { max_concurrent, max_queue } = gate.limits();
+        let GateSnapshot { running, queued, .. } = gate.snapshot();
+        Self { max_concurrent, max_queue, exclusive: gate.is_exclusive(), running, queued }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_concurrent, max_queue, exclusive, running, queued } = self;
+        let kind = if *exclusive { "exclusive" } else { "at once" };
+        write!(f, "{running} of {max_concurrent} {kind}, {queued} of {max_queue} waiting")
+    }
 }
 
 impl MethodDescription {
@@ -80,7 +115,13 @@ impl MethodDescription {
             idempotent: schema.idempotent,
             version: schema.version,
             fingerprint,
+            limits: Vec::new(),
         }
+    }
+
+    fn of(name: &str, method: &Method) -> Self {
+        let limits = method.policy.gates().iter().map(|gate| Limit::of(gate)).collect();
+        Self { limits, ..Self::new(name, &method.schema) }
     }
 }
 
@@ -131,6 +172,9 @@ impl fmt::Display for Description {
             writeln!(f)?;
             for line in method.docs.lines() {
                 writeln!(f, "      {line}")?;
+            }
+            for limit in &method.limits {
+                writeln!(f, "      ({limit})")?;
             }
         }
         Ok(())
@@ -185,9 +229,7 @@ impl fmt::Display for Comparison {
 }
 
 /// The service `rpc` over the methods that `catalogue` names, asked anew at each call.
-pub(crate) fn services(
-    catalogue: impl Fn() -> Vec<(String, MethodSchema)> + Send + Sync + 'static,
-) -> Services {
+pub(crate) fn services(catalogue: impl Fn() -> Vec<(String, Method)> + Send + Sync + 'static) -> Services {
     reflection_services(Arc::new(Mirror { catalogue }))
 }
 
@@ -195,7 +237,7 @@ struct Mirror<C> {
     catalogue: C,
 }
 
-impl<C: Fn() -> Vec<(String, MethodSchema)> + Send + Sync + 'static> Reflection for Mirror<C> {
+impl<C: Fn() -> Vec<(String, Method)> + Send + Sync + 'static> Reflection for Mirror<C> {
     async fn ping(&self, _: Ctx) -> Result<(), Never> {
         Ok(())
     }
@@ -203,18 +245,20 @@ impl<C: Fn() -> Vec<(String, MethodSchema)> + Send + Sync + 'static> Reflection 
     async fn describe(&self, _: Ctx) -> Result<Description, Never> {
         let methods = (self.catalogue)();
         Ok(Description {
-            methods: methods.iter().map(|(name, schema)| MethodDescription::new(name, schema)).collect(),
+            methods: methods.iter().map(|(name, method)| MethodDescription::of(name, method)).collect(),
         })
     }
 
     async fn method(&self, _: Ctx, id: u32) -> Result<Option<MethodDescription>, Never> {
         let methods = (self.catalogue)();
         let found = methods.iter().find(|(name, _)| MethodId::of(name).0 == id);
-        Ok(found.map(|(name, schema)| MethodDescription::new(name, schema)))
+        Ok(found.map(|(name, method)| MethodDescription::of(name, method)))
     }
 
     async fn cddl(&self, _: Ctx) -> Result<String, Never> {
-        Ok(schema::rules(&(self.catalogue)()))
+        let methods = (self.catalogue)();
+        let schemas: Vec<_> = methods.into_iter().map(|(name, method)| (name, method.schema)).collect();
+        Ok(schema::rules(&schemas))
     }
 }
 

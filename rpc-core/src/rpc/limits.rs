@@ -122,6 +122,11 @@ impl Gate {
         Arc::new(Self { limits, exclusive, key, state: Mutex::default() })
     }
 
+    /// How many calls it lets through, how many wait.
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Whether one call has it for itself.
     pub const fn is_exclusive(&self) -> bool {
         self.exclusive

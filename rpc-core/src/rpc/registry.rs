@@ -308,14 +308,14 @@ impl Table {
         (Self { methods }, removed)
     }
 
-    /// The full names and what is known about them, ascending by name; not the reserved methods, which are part of the
+    /// The full names and their methods, ascending by name; not the reserved methods, which are part of the
     /// protocol.
-    pub(crate) fn catalogue(&self) -> Vec<(String, MethodSchema)> {
+    pub(crate) fn catalogue(&self) -> Vec<(String, Method)> {
         let mut methods: Vec<_> = self
             .methods
             .values()
             .filter(|served| !served.is_reserved())
-            .map(|served| (served.name.to_string(), served.method.schema))
+            .map(|served| (served.name.to_string(), served.method.clone()))
             .collect();
         methods.sort_by(|(one, _), (other, _)| one.cmp(other));
         methods

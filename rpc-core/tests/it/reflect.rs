@@ -274,3 +274,28 @@ fn a_panic_of_a_plain_method_is_an_internal_error() {
         assert_eq!((error.code, error.outcome), (Code::Internal, Outcome::Unknown));
     });
 }
+
+#[test]
+fn a_description_shows_limits_and_who_is_there() {
+    use rpc_core::rpc::MethodPolicy;
+
+    let hold = |ctx: Ctx, (): ()| async move {
+        ctx.runtime.sleep(Duration::from_secs(1)).await;
+        Ok::<_, Never>(())
+    };
+    let services = Services::new().method("hold", hold).with("hold", MethodPolicy::new().limits(2, 8));
+    let (world, _server, client) = pair(services);
+    let observer = world.observer();
+    world.run(async move {
+        let remote = client.remote(address(1));
+        let calls = [0, 1, 2].map(|_| remote.call::<_, (), Never>("hold", &()).into_future());
+        let calls = calls.map(|call| observer.spawn("caller", call));
+        observer.sleep(Duration::from_millis(100)).await;
+        let description = ReflectionClient::new(remote).describe().await.unwrap();
+        let table = description.to_string();
+        assert!(table.contains("(2 of 2 at once, 1 of 8 waiting)"), "{table}");
+        for call in calls {
+            assert_eq!(call.await.unwrap(), Ok(()));
+        }
+    });
+}
