@@ -168,7 +168,8 @@ fn request_head() -> RequestHead {
 pub(super) fn frame_seeds() -> Vec<Vec<u8>> {
     let head = request_head();
     let form = Form { meta: true, compressed: true };
-    let writers: &[&dyn Fn(&mut Vec<u8>)] = &[
+    type Put<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let writers: &[Put<'_>] = &[
         &frame::put_ping,
         &|buf| frame::put_ack(buf, 100, [(90, 99), (50, 60), (1, 7)].into_iter()),
         &|buf| frame::put_request(buf, 4, &head, b"arguments"),
@@ -189,7 +190,7 @@ pub(super) fn frame_seeds() -> Vec<Vec<u8>> {
         &|buf| frame::put_close(buf, 2, b"a reason"),
         &|buf| buf.extend_from_slice(&[0x40, 70, 3, 1, 2, 3, 0, 0]),
     ];
-    let one = |put: &&dyn Fn(&mut Vec<u8>)| {
+    let one = |put: &Put<'_>| {
         let mut buf = Vec::new();
         put(&mut buf);
         buf
