@@ -170,10 +170,8 @@ impl Peer {
     /// What is counted of each method that is served, by its full name, and who stands before its gates.
     pub fn method_metrics(&self) -> BTreeMap<String, (MethodSnapshot, Vec<GateSnapshot>)> {
         let methods = Arc::clone(&self.inner.lock().methods);
-        let snapshot = |served: &Served| {
-            let gates = served.method.policy.gates().iter().map(|gate| gate.snapshot()).collect();
-            (served.name.to_string(), (served.metrics.snapshot(), gates))
-        };
+        let snapshot =
+            |served: &Served| (served.name.to_string(), (served.metrics.snapshot(), served.gates()));
         methods.iter().map(snapshot).collect()
     }
 }

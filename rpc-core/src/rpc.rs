@@ -20,6 +20,8 @@ pub mod notify;
 mod observe;
 pub mod path;
 pub mod policy;
+#[cfg(test)]
+mod recorded;
 pub mod reference;
 pub mod registry;
 pub mod retry;

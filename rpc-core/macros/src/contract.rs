@@ -11,7 +11,7 @@ use syn::{
     ReturnType, Signature, TraitItem, TraitItemFn, Type,
 };
 
-use crate::options::{MethodOptions, ServiceOptions};
+use crate::options::{Exclusive, MethodOptions, ServiceOptions};
 
 /// The longest tuple that serde reads and writes.
 const ARGUMENTS_MAX: usize = 16;
@@ -33,7 +33,10 @@ pub(crate) struct Method {
     pub(crate) signature: Signature,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) result: Type,
+    /// The error that the method answers.
     pub(crate) error: Type,
+    /// The error that the caller has a type for: `E` where the method answers a `CallError<E>`.
+    pub(crate) own_error: Type,
     pub(crate) options: MethodOptions,
 }
 
@@ -108,7 +111,13 @@ impl Method {
         let (Some(options), Some((result, error))) = (options, answer) else {
             unreachable!("what is missing was counted as a fault");
         };
-        Ok(Self { attributes, signature, arguments, result, error, options })
+        if let Some(Exclusive::By(key)) = &options.exclusive
+            && !arguments.iter().any(|argument| argument.name == *key)
+        {
+            return Err(Error::new_spanned(key, "exclusive access is by an argument of the method"));
+        }
+        let own_error = inner_error(&error).unwrap_or_else(|| error.clone());
+        Ok(Self { attributes, signature, arguments, result, error, own_error, options })
     }
 
     /// Whether the method is an `async fn`; a plain `fn` runs on the peer's own task.
@@ -257,6 +266,17 @@ fn answer_types(signature: &Signature) -> Result<(Type, Type)> {
             }
         }
         _ => Err(unexpected()),
+    }
+}
+
+/// `E` of `CallError<E>`.
+fn inner_error(error: &Type) -> Option<Type> {
+    let Type::Path(path) = error else { return None };
+    let last = path.path.segments.last().filter(|last| last.ident == "CallError")?;
+    let PathArguments::AngleBracketed(types) = &last.arguments else { return None };
+    match types.args.first() {
+        Some(GenericArgument::Type(inner)) if types.args.len() == 1 => Some(inner.clone()),
+        _ => None,
     }
 }
 

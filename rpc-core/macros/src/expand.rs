@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Type, parse_quote, parse_quote_spanned};
 
 use crate::contract::{Contract, Method};
-use crate::options::MethodOptions;
+use crate::options::{Exclusive, MethodOptions};
 use crate::text;
 
 /// The code for `contract`.
@@ -120,7 +120,7 @@ fn client_method(visibility: &syn::Visibility, method: &Method) -> TokenStream {
         let call = format!("Calls `{name}`.");
         docs.push(parse_quote!(#[doc = #call]));
     }
-    let Method { result, error, options, .. } = method;
+    let Method { result, own_error: error, options, .. } = method;
     let names: Vec<_> = method.arguments.iter().map(|argument| &argument.name).collect();
     let kinds = method.arguments.iter().map(|argument| &argument.kind);
     let body = body(&names);
@@ -129,11 +129,12 @@ fn client_method(visibility: &syn::Visibility, method: &Method) -> TokenStream {
     let timeout =
         options.timeout_ms.map(|timeout| quote!(.timeout(::core::time::Duration::from_millis(#timeout))));
     let lane = options.lane.as_ref().map(|lane| quote!(.lane(::rpc_core::endpoint::Lane::#lane)));
+    let compress = options.compress.map(|compress| quote!(.compress(#compress)));
     quote_spanned! {at(ident)=>
         #(#conditions)*
         #(#docs)*
         #visibility fn #ident(&self, #(#names: #kinds),*) -> ::rpc_core::rpc::Call<#result, #error> {
-            self.remote.call(#name, &#body).schema(&Self::#schema) #idempotent #timeout #lane
+            self.remote.call(#name, &#body).schema(&Self::#schema) #idempotent #timeout #lane #compress
         }
     }
 }
@@ -148,7 +149,7 @@ fn method_schema(contract: &Contract, method: &Method) -> TokenStream {
     let version = version.unwrap_or(0);
     let kinds: Vec<_> = method.arguments.iter().map(|argument| &argument.kind).collect();
     let request = body(&kinds);
-    let Method { result, error, .. } = method;
+    let Method { result, own_error: error, .. } = method;
     let travels = kinds.iter().copied().chain([result, error]).map(travels);
     quote_spanned! {at(&method.signature.ident)=>
         #(#conditions)*
@@ -212,6 +213,7 @@ fn entry(service: &Ident, method: &Method) -> TokenStream {
     let kinds: Vec<_> = method.arguments.iter().map(|argument| &argument.kind).collect();
     let (pattern, kind) = (body(&names), body(&kinds));
     let call = quote_spanned!(at(ident)=> #service::#ident(&*service, ctx, #(#names),*));
+    let policy = policy(method).map(|policy| quote!(.with(#name, #policy)));
     let add = if method.is_async() {
         quote_spanned! {at(ident)=>
             methods.typed(#name, #client::#schema, move |ctx, #pattern: #kind| {
@@ -226,9 +228,38 @@ fn entry(service: &Ident, method: &Method) -> TokenStream {
         #(#conditions)*
         let methods = {
             let service = ::std::sync::Arc::clone(&service);
-            #add
+            #add #policy
         };
     }
+}
+
+/// What requests of the method pass before it runs, if anything.
+fn policy(method: &Method) -> Option<TokenStream> {
+    let MethodOptions { max_concurrent, max_queue, exclusive, keyed, compress, .. } = &method.options;
+    let max_queue = max_queue
+        .map_or_else(|| quote!(::rpc_core::rpc::limits::QUEUE_MAX), |max_queue| quote!(#max_queue));
+    let limits = max_concurrent.map(|calls| quote!(.limits(#calls, #max_queue)));
+    let exclusive = exclusive.as_ref().map(|exclusive| match exclusive {
+        Exclusive::Method => quote!(.exclusive(#max_queue)),
+        Exclusive::By(key) => {
+            let names: Vec<_> = method
+                .arguments
+                .iter()
+                .map(|argument| if argument.name == *key { quote!(key) } else { quote!(_) })
+                .collect();
+            let kinds: Vec<_> = method.arguments.iter().map(|argument| &argument.kind).collect();
+            let (pattern, kind) = (body(&names), body(&kinds));
+            quote! {
+                .exclusive_by(#max_queue, |#pattern: &#kind| {
+                    ::rpc_core::rpc::codec::encode(key).unwrap_or_default()
+                })
+            }
+        }
+    });
+    let keyed = keyed.then(|| quote!(.keyed()));
+    let compress = compress.map(|compress| quote!(.compress(#compress)));
+    let options = quote!(#limits #exclusive #keyed #compress);
+    (!options.is_empty()).then(|| quote!(::rpc_core::rpc::MethodPolicy::new() #options))
 }
 
 /// The rule of bodies, for values, patterns and types alike: none is `()`, one is itself, more are a tuple.

@@ -27,13 +27,19 @@ use quote::quote;
 /// is an `async fn` without body and generics that takes `&self`, `ctx: Ctx` and up to 16 arguments by value, and
 /// answers `Result<T, E>`; `E` travels typed and is `Never` for a method that cannot fail. All of these types are
 /// `Serialize` and `Deserialize`. A plain `fn` is a method too; it runs on the peer's own task and must neither block
-/// nor take long. `#[rpc(..)]` on a method sets
+/// nor take long. A method that answers `Result<T, CallError<E>>` may also end in an error of the system, of its own or
+/// of a call that it makes (`?` passes that on as the cause); its callers see the same `E`. `#[rpc(..)]` on a method sets
 ///
 /// | option | meaning |
 /// | --- | --- |
 /// | `idempotent` | a repeated execution changes nothing: the call is retried after an unknown outcome too |
 /// | `timeout = "300ms"` | how long a call may take unless told otherwise; a number of `ms`, `s` or `m` |
 /// | `lane = control` | before what it is sent: `control`, `normal`, `bulk` |
+/// | `max_concurrent = 8, max_queue = 64` | so many calls at once, so many waiting (64 unless given); others are refused, not executed |
+/// | `exclusive` | one call at a time; `max_queue` wait |
+/// | `exclusive = key` | one call at a time for each value of the argument `key` |
+/// | `keyed` | the method keeps a durable table of idempotency keys: calls may carry one |
+/// | `compress = true` | requests and answers are compressed, whatever the peers are set to; or never (`false`) |
 /// | `version = 2` | changes the fingerprint when the meaning changes and no type does |
 ///
 /// # Names

@@ -5,7 +5,7 @@ use syn::meta::ParseNestedMeta;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, LitInt, LitStr, Meta, Result, Token};
+use syn::{Attribute, Error, LitBool, LitInt, LitStr, Meta, Result, Token};
 
 use crate::text;
 
@@ -49,8 +49,25 @@ pub(crate) struct MethodOptions {
     pub(crate) lane: Option<Ident>,
     /// The version of the method's meaning; none: 0.
     pub(crate) version: Option<u32>,
+    /// Calls that run at once; none: no limit.
+    pub(crate) max_concurrent: Option<u32>,
+    /// Calls that wait for a place.
+    pub(crate) max_queue: Option<u32>,
+    /// Whether one call runs at a time.
+    pub(crate) exclusive: Option<Exclusive>,
+    /// Whether the method keeps a table of idempotency keys.
+    pub(crate) keyed: bool,
+    /// Whether requests and answers are compressed; none: as the peer does.
+    pub(crate) compress: Option<bool>,
     /// Each option as it was written, for the method's description.
     pub(crate) written: Vec<String>,
+}
+
+/// How far exclusive access reaches.
+pub(crate) enum Exclusive {
+    Method,
+    /// Calls with the same value of this argument.
+    By(Ident),
 }
 
 impl MethodOptions {
@@ -61,6 +78,13 @@ impl MethodOptions {
             attribute.parse_nested_meta(|option| options.read(&option))?;
             let written = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)?;
             options.written.extend(written.iter().map(text::of));
+            if options.max_queue.is_some() && options.max_concurrent.is_none() && options.exclusive.is_none() {
+                let sentence = "a queue is before `max_concurrent = ..` or `exclusive`, in the same `#[rpc(..)]`";
+                return Err(Error::new(attribute.span(), sentence));
+            }
+            if options.max_concurrent.is_some() && options.exclusive.is_some() {
+                return Err(Error::new(attribute.span(), "`exclusive` is one call at a time: no `max_concurrent`"));
+            }
         }
         Ok(options)
     }
@@ -77,15 +101,37 @@ impl MethodOptions {
         } else if option.path.is_ident("version") {
             let version: LitInt = option.value()?.parse()?;
             self.version.replace(version.base10_parse()?).is_some()
+        } else if option.path.is_ident("max_concurrent") {
+            self.max_concurrent.replace(positive(option)?).is_some()
+        } else if option.path.is_ident("max_queue") {
+            let queue: LitInt = option.value()?.parse()?;
+            self.max_queue.replace(queue.base10_parse()?).is_some()
+        } else if option.path.is_ident("exclusive") {
+            let by = option.input.peek(Token![=]).then(|| option.value()?.parse().map(Exclusive::By));
+            self.exclusive.replace(by.transpose()?.unwrap_or(Exclusive::Method)).is_some()
+        } else if option.path.is_ident("keyed") {
+            std::mem::replace(&mut self.keyed, true)
+        } else if option.path.is_ident("compress") {
+            let compress: LitBool = option.value()?.parse()?;
+            self.compress.replace(compress.value).is_some()
         } else {
             return Err(option.error(
-                "a method is `idempotent`, or has a `timeout = \"..\"`, a `lane = ..` or a `version = ..`",
+                "a method is `idempotent`, `exclusive` or `keyed`, or has a `timeout = \"..\"`, a `lane = ..`, a \
+                 `version = ..`, a `max_concurrent = ..`, a `max_queue = ..` or a `compress = ..`",
             ));
         };
         if given_before {
             return Err(Error::new(option.path.span(), "this option is given twice"));
         }
         Ok(())
+    }
+}
+
+fn positive(option: &ParseNestedMeta<'_>) -> Result<u32> {
+    let number: LitInt = option.value()?.parse()?;
+    match number.base10_parse()? {
+        0 => Err(Error::new(number.span(), "at least one call runs at a time")),
+        number => Ok(number),
     }
 }
 

@@ -84,21 +84,26 @@ pub struct Limit {
     pub running: u32,
     /// Calls that wait now.
     pub queued: u32,
+    /// Who has exclusive access now, for people.
+    #[serde(default)]
+    pub holders: Vec<String>,
 }
 
 impl Limit {
     fn of(gate: &Gate) -> Self {
         let Limits { max_concurrent, max_queue } = gate.limits();
-        let GateSnapshot { running, queued, .. } = gate.snapshot();
-        Self { max_concurrent, max_queue, exclusive: gate.is_exclusive(), running, queued }
+        let GateSnapshot { running, queued, holders } = gate.snapshot();
+        let holders = holders.iter().map(|(key, holder)| holder.shown(key)).collect();
+        Self { max_concurrent, max_queue, exclusive: gate.is_exclusive(), running, queued, holders }
     }
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_concurrent, max_queue, exclusive, running, queued } = self;
+        let Self { max_concurrent, max_queue, exclusive, running, queued, holders } = self;
         let kind = if *exclusive { "exclusive" } else { "at once" };
-        write!(f, "{running} of {max_concurrent} {kind}, {queued} of {max_queue} waiting")
+        write!(f, "{running} of {max_concurrent} {kind}, {queued} of {max_queue} waiting")?;
+        holders.iter().try_for_each(|holder| write!(f, ", held by {holder}"))
     }
 }
 

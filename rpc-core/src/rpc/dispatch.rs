@@ -17,7 +17,7 @@ use super::envelope::{self, Room, Unpacked};
 use super::error::{Code, Failure, Outcome, RpcError};
 use super::interceptor::{Execution, Incoming, Interceptors, NextServe};
 use super::limits::Holder;
-use super::meta::{HOPS_MAX, Meta, Trace};
+use super::meta::{HOPS_MAX, Trace};
 use super::metrics::End;
 use super::observe::{self, Watch};
 use super::policy::Policy;
@@ -57,24 +57,24 @@ impl Response {
 
 /// Takes a request apart and makes the future of its answer. The handler starts when that is polled first.
 pub(crate) fn begin(policy: &Policy, arrived: Arrived) -> Serving {
-    let Arrived { served, mut ctx, form, body, at, caller_inflates } = arrived;
+    let Arrived { served, mut ctx, form, mut body, at, caller_inflates } = arrived;
     served.metrics.on_start();
-    let watch = observe::serving(&served, &ctx);
     let mut scope = Scope::new(ctx.deadline, None);
+    let mut refusal = None;
     let mut room = None;
-    let work = if form == Form::default() {
-        first_step(policy, &served, ctx, body)
-    } else {
-        match open(policy, &served, form, body) {
+    if form != Form::default() {
+        match open(policy, &served, form, std::mem::take(&mut body)) {
             Ok(unpacked) => {
-                room = unpacked.room;
-                ctx.meta = unpacked.meta;
-                let trace = ctx.trace().map(|trace| carried_on(trace, &served));
-                scope = Scope::new(ctx.deadline, trace);
-                first_step(policy, &served, ctx, unpacked.body)
+                (body, room, ctx.meta) = (unpacked.body, unpacked.room, unpacked.meta);
+                scope = Scope::new(ctx.deadline, ctx.trace().map(|trace| carried_on(trace, &served)));
             }
-            Err(error) => Work::Refused(Some(error)),
+            Err(error) => refusal = Some(error),
         }
+    }
+    let watch = observe::serving(&served, &ctx);
+    let work = match refusal {
+        None => first_step(policy, &served, ctx, body),
+        refused => Work::Refused(refused),
     };
     let compress = caller_inflates && served.method.policy.compress.unwrap_or(policy.compress);
     let end = Ended { served, answer: None, at, compress, watch };
@@ -275,9 +275,8 @@ impl Ended {
             Err(Failure::Method(body)) => (status::METHOD_ERROR, body),
             Err(Failure::Rpc(error)) => return Response::refusal(&error),
         };
-        let plain = body.clone();
-        let (form, body) =
-            envelope::pack(None::<&Meta>, body, self.compress).unwrap_or((Form::default(), plain));
+        // Without metadata nothing is refused.
+        let (form, body) = envelope::pack(None, body, self.compress).unwrap_or_default();
         Response { status, form, body }
     }
 }

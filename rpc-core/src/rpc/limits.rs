@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::codec;
 use super::error::{Code, RpcError};
 use crate::runtime::{Instant, Runtime};
 
@@ -37,8 +38,8 @@ impl Limits {
     }
 }
 
-/// Calls that wait for exclusive access unless told otherwise.
-pub const EXCLUSIVE_QUEUE_MAX: u32 = 64;
+/// Calls that wait for a place, unless the macro's options say otherwise.
+pub const QUEUE_MAX: u32 = 64;
 
 /// Takes the key of exclusive access out of an encoded request; nothing where it cannot be read.
 pub type KeyOf = Arc<dyn Fn(&[u8]) -> Option<Bytes> + Send + Sync>;
@@ -89,6 +90,15 @@ pub struct Holder {
     pub deadline: Instant,
     /// Its fencing token; 0 where access is not exclusive.
     pub fence: u64,
+}
+
+impl Holder {
+    /// In words, with the key that it has access by.
+    pub(crate) fn shown(&self, key: &[u8]) -> String {
+        let Self { address, client_id, method, fence, .. } = self;
+        let by = if key.is_empty() { String::new() } else { format!(", key {}", codec::diagnostic(key)) };
+        format!("{address} (client {client_id:032x}) in {method}, token {fence}{by}")
+    }
 }
 
 /// Who stands before a gate, for those who look at a running peer.

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::codec;
 use super::envelope::Space;
 use super::interceptor::Interceptors;
-use super::limits::{EXCLUSIVE_QUEUE_MAX, Gate, Limits};
+use super::limits::{Gate, Limits};
 use super::metrics::CallCounters;
 use super::retry::RetryPolicy;
 
@@ -90,20 +90,21 @@ impl MethodPolicy {
         self.gate(Gate::limited(Limits::new(max_concurrent, max_queue)))
     }
 
-    /// One call at a time; [`EXCLUSIVE_QUEUE_MAX`] wait.
+    /// One call at a time; `max_queue` wait.
     #[must_use]
-    pub fn exclusive(self) -> Self {
-        self.gate(Gate::exclusive(EXCLUSIVE_QUEUE_MAX))
+    pub fn exclusive(self, max_queue: u32) -> Self {
+        self.gate(Gate::exclusive(max_queue))
     }
 
-    /// One call at a time for each key, which `key` takes out of the request; [`EXCLUSIVE_QUEUE_MAX`] wait for one.
+    /// One call at a time for each key, which `key` takes out of the request; `max_queue` wait for one key.
     #[must_use]
     pub fn exclusive_by<Q: DeserializeOwned>(
         self,
+        max_queue: u32,
         key: impl Fn(&Q) -> Bytes + Send + Sync + 'static,
     ) -> Self {
         let key_of = move |body: &[u8]| codec::decode(body).ok().map(|request| key(&request));
-        self.gate(Gate::exclusive_by(EXCLUSIVE_QUEUE_MAX, Arc::new(key_of)))
+        self.gate(Gate::exclusive_by(max_queue, Arc::new(key_of)))
     }
 
     /// Behind `gate`, before the ones that were set earlier. Methods that share a gate share its places.

@@ -14,7 +14,7 @@ use super::call::Remote;
 use super::codec;
 use super::error::{Code, Failure, HandlerError, Outcome, RpcError};
 use super::handle;
-use super::limits::Gate;
+use super::limits::{Gate, GateSnapshot};
 use super::meta::{IdempotencyKey, Meta, Trace};
 use super::metrics::MethodMetrics;
 use super::path::MethodId;
@@ -262,6 +262,11 @@ impl Served {
     /// Whether the method is a part of the protocol.
     pub(crate) fn is_reserved(&self) -> bool {
         self.name.starts_with('@')
+    }
+
+    /// Who stands before its gates, the first one first.
+    pub(crate) fn gates(&self) -> Vec<GateSnapshot> {
+        self.method.policy.gates().iter().map(|gate| gate.snapshot()).collect()
     }
 }
 

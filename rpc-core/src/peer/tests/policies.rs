@@ -295,7 +295,7 @@ fn fenced(log: &Log<(u64, bool)>, policy: MethodPolicy) -> Services {
 #[test]
 fn exclusive_access_goes_round_in_order_with_growing_tokens() {
     let log = Log::default();
-    let (world, server, client) = world_of(28, fenced(&log, MethodPolicy::new().exclusive()));
+    let (world, server, client) = world_of(28, fenced(&log, MethodPolicy::new().exclusive(64)));
     let observer = world.observer();
     let seen = Arc::clone(&log);
     world.run(async move {
@@ -305,6 +305,10 @@ fn exclusive_access_goes_round_in_order_with_growing_tokens() {
         let gate = server.method_metrics()["fenced"].1[0].clone();
         let holder = &gate.holders[0].1;
         assert_eq!((holder.address, &*holder.method, gate.queued), (address(2), "fenced", 4));
+        let described =
+            client.remote(address(1)).at("rpc").call::<_, describe::Description, Never>("describe", &());
+        let shown = described.await.unwrap().to_string();
+        assert!(shown.contains(&format!("4 of 64 waiting, held by {}", address(2))), "{shown}");
         for call in calls {
             call.await.unwrap().unwrap();
         }
@@ -340,7 +344,7 @@ fn who_finds_it_locked_is_told_by_whom() {
 #[test]
 fn exclusive_access_ends_with_the_holders_deadline() {
     let log = Log::default();
-    let (world, _server, client) = world_of(30, fenced(&log, MethodPolicy::new().exclusive()));
+    let (world, _server, client) = world_of(30, fenced(&log, MethodPolicy::new().exclusive(64)));
     let (observer, cut) = (world.observer(), world.clone());
     let seen = Arc::clone(&log);
     world.run(async move {
@@ -364,8 +368,8 @@ fn exclusive_access_ends_with_the_holders_deadline() {
 #[test]
 fn exclusive_access_by_key_lets_other_keys_through() {
     let log = Log::default();
-    let policy =
-        MethodPolicy::new().exclusive_by(|(key, _): &(String, u64)| Bytes::copy_from_slice(key.as_bytes()));
+    let policy = MethodPolicy::new()
+        .exclusive_by(64, |(key, _): &(String, u64)| Bytes::copy_from_slice(key.as_bytes()));
     let (world, _server, client) = world_of(31, fenced(&log, policy));
     let observer = world.observer();
     let started = observer.now();
@@ -692,4 +696,137 @@ fn a_raw_handler_sees_no_difference() {
         let body = Bytes::from_static(b"not even CBOR");
         assert_eq!(client.remote(address(1)).call_raw("echo", body.clone()).await.unwrap(), body);
     });
+}
+
+#[crate::service(name = "ledger")]
+trait Ledger {
+    #[rpc(max_concurrent = 2, max_queue = 1)]
+    async fn slow(&self, ctx: Ctx, ms: u64) -> Result<(), Never>;
+
+    #[rpc(exclusive = account)]
+    async fn transfer(&self, ctx: Ctx, account: String, ms: u64) -> Result<u64, Never>;
+
+    #[rpc(keyed, compress = true)]
+    async fn post(&self, ctx: Ctx, text: String) -> Result<u64, CallError<DivideByZero>>;
+}
+
+struct Books;
+
+impl Ledger for Books {
+    async fn slow(&self, ctx: Ctx, ms: u64) -> Result<(), Never> {
+        ctx.runtime.sleep(Duration::from_millis(ms)).await;
+        Ok(())
+    }
+
+    async fn transfer(&self, ctx: Ctx, _account: String, ms: u64) -> Result<u64, Never> {
+        ctx.runtime.sleep(Duration::from_millis(ms)).await;
+        Ok(ctx.fence.unwrap())
+    }
+
+    async fn post(&self, ctx: Ctx, text: String) -> Result<u64, CallError<DivideByZero>> {
+        match text.as_str() {
+            "method" => Err(CallError::Method(DivideByZero)),
+            "refuse" => Err(RpcError::not_executed(Code::Forbidden, "not today").into()),
+            _ => Ok(ctx.idempotency_key().map_or(0, |key| key.sequence)),
+        }
+    }
+}
+
+#[test]
+fn the_macros_options_set_the_policy_of_a_method() {
+    let (world, server, client) = world_of(43, ledger_services(Arc::new(Books)));
+    let observer = world.observer();
+    world.run(async move {
+        let ledger = LedgerClient::new(client.remote(address(1)));
+        let calls: Vec<_> =
+            (0..4).map(|_| observer.spawn("caller", ledger.slow(100).once().into_future())).collect();
+        let mut refused = 0;
+        for call in calls {
+            refused += u64::from(call.await.unwrap().is_err());
+        }
+        assert_eq!(refused, 1, "two run, one waits");
+
+        let began = observer.now();
+        let accounts = ["a", "b", "a"];
+        let calls = accounts
+            .map(|account| observer.spawn("caller", ledger.transfer(account.to_owned(), 100).into_future()));
+        let mut fences = Vec::new();
+        for call in calls {
+            fences.push(call.await.unwrap().unwrap());
+        }
+        assert!(fences[0] < fences[1] && fences[1] < fences[2], "{fences:?}");
+        assert!((200..250).contains(&(observer.now() - began).as_millis()));
+
+        assert_eq!(ledger.post("text".repeat(1_000)).idempotency_key(1, 9).await, Ok(9));
+        assert_eq!(ledger.post("method".to_owned()).await, Err(CallError::Method(DivideByZero)));
+        let error = rpc_error(ledger.post("refuse".to_owned()).await);
+        assert_eq!((error.code, error.outcome), (Code::Forbidden, Outcome::NotExecuted));
+        assert_eq!(server.method_metrics()["ledger.post"].0.method_errors, 1);
+    });
+}
+
+/// Collects the events of `rpc_core::call` on this thread.
+#[derive(Clone, Default)]
+struct Events(Log<String>);
+
+impl tracing::Subscriber for Events {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "rpc_core::call"
+    }
+
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        let mut words = Words(span.metadata().name().to_owned());
+        span.record(&mut words);
+        push(&self.0, words.0);
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut words = Words(String::new());
+        event.record(&mut words);
+        push(&self.0, words.0);
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+struct Words(String);
+
+impl tracing::field::Visit for Words {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+        self.0.push_str(&format!(" {field}={value:?}"));
+    }
+}
+
+#[test]
+fn each_call_is_an_event_on_both_sides() {
+    let events = Events::default();
+    let seen = Arc::clone(&events.0);
+    let (world, _server, client) = world_of(44, calc(&Arc::default()));
+    tracing::subscriber::with_default(events, || {
+        world.run(async move {
+            let divide = client.remote(address(1)).call::<_, i64, DivideByZero>("divide", &(8i64, 2i64));
+            assert_eq!(divide.trace(0xabc).await, Ok(4));
+            let missing = client.remote(address(1)).call::<_, i64, Never>("missing", &());
+            assert_eq!(rpc_error(missing.await).code, Code::MethodNotFound);
+        });
+    });
+    let seen = take(&seen);
+    let [span, served, called, missing] = &seen[..] else { panic!("{seen:?}") };
+    let trace = format!("{:032x}", 0xabc);
+    for word in ["serve", "divide", "request=0", "127.0.0.1:7302", &trace] {
+        assert!(span.contains(word), "no {word} in {span}");
+    }
+    for word in ["served", "latency_us=", "code=\"OK\"", "outcome=\"executed\"", "in_flight="] {
+        assert!(served.contains(word), "no {word} in {served}");
+    }
+    for word in ["called", "divide", "127.0.0.1:7301", &trace, "latency_us=", "code=\"OK\""] {
+        assert!(called.contains(word), "no {word} in {called}");
+    }
+    for word in ["METHOD_NOT_FOUND", "not executed"] {
+        assert!(missing.contains(word), "no {word} in {missing}");
+    }
 }
