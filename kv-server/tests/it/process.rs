@@ -13,6 +13,7 @@ use kv_client::api::{
 use rpc_core::driver::{system, udp};
 use rpc_core::peer::Peer;
 use rpc_core::runtime::Runtime;
+use rpc_core::security::Security;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, Command};
 
@@ -87,6 +88,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// The same client, with the key in a file.
+    pub(crate) fn with_key(&self, file: &Path) -> Self {
+        let key = rpc_core::driver::key_file::read(file).unwrap();
+        let socket = udp::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let builder = Peer::builder(self.runtime.clone()).security(Security::shared_key(key));
+        Self { runtime: self.runtime.clone(), peer: builder.start(socket).unwrap() }
+    }
+
     pub(crate) fn at(&self, port: u16) -> KvClient {
         KvClient::new(self.peer.remote(address(port)))
     }

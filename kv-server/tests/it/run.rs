@@ -47,6 +47,28 @@ fn a_supervised_node_stops_when_its_pipe_closes() {
 }
 
 #[test]
+fn a_node_with_a_key_serves_who_has_it_and_is_silent_to_others() {
+    with_client(async |client| {
+        let (port, folder) = (free_ports(1), tempfile::tempdir().unwrap());
+        let key = folder.path().join("key");
+        let keygen = || {
+            let mut command = kv_server();
+            command.arg("keygen").arg("--out").arg(&key);
+            command
+        };
+        assert!(keygen().stdout(Stdio::null()).status().await.unwrap().success());
+        let (code, said) = client.failure(keygen()).await;
+        assert!(code == 1 && said.contains("is not overwritten"), "{code}: {said}");
+        let _node = single(port, &folder.path().join("data")).arg("--key-file").arg(&key).spawn().unwrap();
+        let keyed = client.with_key(&key);
+        keyed.put(port, "k", "v").await;
+        assert_eq!(keyed.get(port, "k").await, Some(bytes("v")));
+        assert!(!keyed.status(port).await.unwrap().insecure);
+        assert_eq!(client.status(port).await, None);
+    });
+}
+
+#[test]
 fn a_bad_configuration_is_one_sentence_and_exit_2() {
     with_client(async |client| {
         let folder = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ pub struct PeerInfo {
     pub client_id: u128,
     /// The boot epoch of the peer's process: another value is another process. 0 before the connection is established.
     pub epoch: u64,
-    /// Who the peer has proved to be; says also when nothing was proved.
+    /// What the peer has proved about itself.
     pub identity: Identity,
     /// Whether the peer opened the connection.
     pub inbound: bool,
@@ -221,7 +221,7 @@ impl State {
             address: info.remote,
             client_id: info.client_id,
             epoch: info.epoch,
-            identity: info.identity.clone(),
+            identity: info.identity,
             inbound: info.inbound,
             established: info.established,
             rtt: info.rtt,

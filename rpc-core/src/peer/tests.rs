@@ -16,6 +16,7 @@ use crate::rpc::{CallError, Code, Ctx, Never, Outcome};
 use crate::sim::World;
 
 mod policies;
+mod secured;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct DivideByZero;
