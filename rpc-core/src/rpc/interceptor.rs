@@ -106,6 +106,11 @@ pub struct NextServe {
 }
 
 impl NextServe {
+    /// The full name of the method that is asked for; within a service that was passed, its name there.
+    pub fn method(&self) -> &str {
+        &self.served.name
+    }
+
     /// Hands the request on.
     pub fn run(mut self, request: Incoming) -> BoxFuture<Execution> {
         match self.chain.get(self.at).cloned() {

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use rpc_core::driver::fault::LinkPolicy;
 use rpc_core::peer::Peer;
+use rpc_core::rpc::interceptor::{Execution, Incoming, Interceptor, NextServe};
 use rpc_core::rpc::session::NOTIFIED_MAX;
-use rpc_core::rpc::{Call, Code, Ctx, Never, Outcome, Remote, ServiceRef, Services};
+use rpc_core::rpc::{Call, Code, Ctx, Never, Outcome, Remote, RpcError, ServiceRef, Services};
+use rpc_core::runtime::BoxFuture;
 use rpc_core::sim::World;
 
 fn address(node: u64) -> SocketAddr {
@@ -159,4 +161,35 @@ fn a_service_that_was_passed_can_be_notified() {
         observer.sleep(Duration::from_millis(50)).await;
         assert_eq!((started.load(Ordering::Relaxed), ended.load(Ordering::Relaxed)), (1, 1));
     });
+}
+
+/// Lets nothing but `ring` in.
+struct Doorkeeper;
+
+impl Interceptor for Doorkeeper {
+    fn serve(&self, request: Incoming, next: NextServe) -> BoxFuture<Execution> {
+        let name = next.method().to_owned();
+        if name == "ring" {
+            return next.run(request);
+        }
+        Box::pin(async move { Err(RpcError::not_executed(Code::Forbidden, format!("`{name}`")).into()) })
+    }
+}
+
+#[test]
+fn a_notification_is_no_way_around_an_interceptor() {
+    let world = World::new(7);
+    let (started, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let _server = Peer::builder(world.start(1))
+        .services(services(&started, &ended))
+        .interceptor(Doorkeeper)
+        .start_insecure(world.bind(1, address(1)))
+        .unwrap();
+    let client = Peer::builder(world.start(2)).start_insecure(world.bind(2, address(2))).unwrap();
+    world.run(async move {
+        let error = work(&client.remote(address(1)), 0).notify().await.unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::Forbidden, Outcome::NotExecuted));
+        assert_eq!(error.message, "`work`");
+    });
+    assert_eq!(started.load(Ordering::Relaxed), 0);
 }
