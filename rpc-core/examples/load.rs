@@ -8,6 +8,7 @@
 //! load both --flight 64 --size 64 --calls 20000        # both sides in one thread
 //! valgrind --tool=callgrind load both --slow 50 ...    # counts instructions; time runs as much slower as the machine
 //! ```
+//! Packets are encrypted with a key that is no secret; `--insecure` on both sides leaves that out.
 //! Without arguments it runs `both` briefly, as a test.
 
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the machine's clock")]
@@ -23,6 +24,7 @@ use rpc_core::driver::{system, udp::UdpSocket};
 use rpc_core::peer::Peer;
 use rpc_core::rpc::{Ctx, Never};
 use rpc_core::runtime::{Abort, Backend, BoxFuture, Runtime};
+use rpc_core::security::{Security, SharedKey};
 use tokio::runtime::Handle;
 
 /// Gives back what it is given.
@@ -71,7 +73,11 @@ fn peer(address: SocketAddr, load: &Load) -> Result<Peer, Box<dyn Error>> {
     let runtime = if slow > 1 { Runtime::new(Arc::new(Slow { system, slow })) } else { system };
     let services = echo_services(Arc::new(Mirror));
     let builder = Peer::builder(runtime).services(services).latency_mode(load.spin);
-    Ok(builder.start_insecure(UdpSocket::bind(address)?)?)
+    let socket = UdpSocket::bind(address)?;
+    if load.insecure {
+        return Ok(builder.start_insecure(socket)?);
+    }
+    Ok(builder.security(Security::shared_key(SharedKey::new([7; 32]))).start(socket)?)
 }
 
 /// A machine whose time runs slower, so that timers keep their proportion to a processor that is emulated.
@@ -120,6 +126,8 @@ struct Load {
     seconds: f64,
     /// How much slower than the machine's the peers' time runs.
     slow: u32,
+    /// Without encryption.
+    insecure: bool,
     /// Latency mode of both sides.
     spin: Duration,
 }
@@ -137,6 +145,7 @@ impl Load {
             size: option("--size").unwrap_or_else(|| "64".into()).parse()?,
             calls: calls.unwrap_or(CALLS_DEFAULT),
             seconds: seconds.unwrap_or(f64::INFINITY),
+            insecure: words.iter().any(|word| word == "--insecure"),
             spin: Duration::from_micros(option("--spin").unwrap_or_else(|| "0".into()).parse()?),
             slow: option("--slow").unwrap_or_else(|| "1".into()).parse()?,
         })
