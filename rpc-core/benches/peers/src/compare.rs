@@ -153,7 +153,7 @@ fn play(scene: &Scene, round: usize, seconds: f64, samples: &mut Samples) -> Res
             let pair = &mut pairs[(turn + round) % count];
             let contestant = pair.contestant;
             let measured: Result<Measurement> = pair.client.ask(&cell.order(seconds));
-            let measurement = measured.with_context(|| format!("{contestant}, {cell:?}"))?;
+            let measurement = measured.with_context(|| format!("{contestant}, {cell}"))?;
             eprintln!(
                 "{} round {round} {contestant} {cell:?}: {:.0} calls/s",
                 scene.name, measurement.calls_per_second

@@ -1,7 +1,7 @@
 //! The client's side of one measurement: connect, warm up, keep a number of calls in flight for a while, count.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -91,7 +91,7 @@ async fn connect<C: Caller>(target: Target<'_>, payload: &Bytes) -> Result<C> {
     Ok(caller)
 }
 
-/// What one worker saw.
+/// What all workers saw. They share one: a histogram for each of hundreds would not fit the cache.
 struct Tally {
     latencies: Histogram<u64>,
     calls: u64,
@@ -100,7 +100,7 @@ struct Tally {
 
 impl Tally {
     fn new() -> Result<Self> {
-        let latencies = Histogram::new_with_bounds(100, 120_000_000_000, 3)?;
+        let latencies = Histogram::new_with_bounds(1_000, 120_000_000_000, 3)?;
         Ok(Self { latencies, calls: 0, errors: 0 })
     }
 }
@@ -113,23 +113,21 @@ async fn load<C: Caller>(
 ) -> Result<Measurement> {
     let start = Instant::now() + Duration::from_secs_f64(order.warm_up);
     let end = start + Duration::from_secs_f64(order.seconds);
+    let tally = Arc::new(Mutex::new(Tally::new()?));
     let mut workers = JoinSet::new();
     for worker in 0..order.in_flight {
         let turns = (worker..).step_by(order.in_flight);
-        workers.spawn(work(Arc::clone(callers), turns, payload.clone(), start, end));
+        workers.spawn(work(Arc::clone(callers), turns, payload.clone(), Arc::clone(&tally), start, end));
     }
     tokio::time::sleep_until(start.into()).await;
     let cpu_before = Cpu::read(server)?;
     tokio::time::sleep_until(end.into()).await;
     let cpu_after = Cpu::read(server)?;
 
-    let mut total = Tally::new()?;
-    while let Some(tally) = workers.join_next().await {
-        let tally = tally??;
-        total.latencies.add(&tally.latencies)?;
-        total.calls += tally.calls;
-        total.errors += tally.errors;
+    while let Some(ended) = workers.join_next().await {
+        ended?;
     }
+    let total = tally.lock().unwrap_or_else(PoisonError::into_inner);
     let micros = |quantile| total.latencies.value_at_quantile(quantile) as f64 / 1e3;
     let per_call = |nanos: u64| (total.calls > 0).then(|| nanos as f64 / 1e3 / total.calls as f64);
     Ok(Measurement {
@@ -150,10 +148,10 @@ async fn work<C: Caller>(
     callers: Arc<Vec<C>>,
     turns: impl Iterator<Item = usize>,
     payload: Bytes,
+    tally: Arc<Mutex<Tally>>,
     start: Instant,
     end: Instant,
-) -> Result<Tally> {
-    let mut tally = Tally::new()?;
+) {
     let mut begun = Instant::now();
     for turn in turns {
         let call = callers[turn % callers.len()].echo(payload.clone());
@@ -165,23 +163,24 @@ async fn work<C: Caller>(
             call.await
         };
         let done = Instant::now();
-        if begun >= start {
-            tally.latencies.saturating_record((done - begun).as_nanos() as u64);
-        }
-        match ended {
-            Ok(echo) if echo.len() == payload.len() => tally.calls += u64::from(start <= done && done < end),
-            _ => {
-                tally.errors += 1;
-                // Whoever refuses at once must not be asked a million times.
-                tokio::time::sleep(Duration::from_millis(1)).await;
+        let good = ended.is_ok_and(|echo| echo.len() == payload.len());
+        {
+            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+            if begun >= start {
+                tally.latencies.saturating_record((done - begun).as_nanos() as u64);
             }
+            tally.calls += u64::from(good && start <= done && done < end);
+            tally.errors += u64::from(!good);
+        }
+        if !good {
+            // Whoever refuses at once must not be asked a million times.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         begun = Instant::now();
         if begun >= end {
             break;
         }
     }
-    Ok(tally)
 }
 
 /// Nanoseconds that each side has run.

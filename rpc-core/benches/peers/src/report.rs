@@ -35,7 +35,7 @@ pub fn print_scene(scene: &Scene, samples: &Samples) {
     if errors > 0 {
         println!("\n{errors} calls failed:");
         for sample in samples.0.iter().filter(|s| s.scene == scene.name && s.measurement.errors > 0) {
-            println!("- {} {:?}: {}", sample.contestant, sample.cell, sample.measurement.errors);
+            println!("- {}, {}: {}", sample.contestant, sample.cell, sample.measurement.errors);
         }
     }
 }
@@ -82,11 +82,10 @@ pub fn print_bars(bars: &[Bar], samples: &Samples, slack: f64) -> bool {
             Relation::AtLeast(bar) => format!(">= {bar:.2}"),
             Relation::AtMost(bar) => format!("<= {bar:.2}"),
         };
-        let load = format!("{} x {} B", bar.cell.in_flight, bar.cell.size);
         let verdict = if holds { "" } else { "missed" };
         println!(
-            "| {}, {load}, {:?} | {relation} {against} | {ratio:.2} | {verdict} |",
-            bar.scene, bar.measure
+            "| {}, {}, {:?} | {relation} {against} | {ratio:.2} | {verdict} |",
+            bar.scene, bar.cell, bar.measure
         );
     }
     all

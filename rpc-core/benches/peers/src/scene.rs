@@ -1,5 +1,7 @@
 //! What is measured: scenes (a path between client and server), and cells (a load) in each of them.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::contestant::Contestant;
@@ -36,6 +38,13 @@ impl Cell {
     pub const fn order(self, seconds: f64) -> Order {
         let Self { in_flight, size, connections } = self;
         Order { in_flight, size, connections, seconds, warm_up: seconds / 4.0 }
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {} B", self.in_flight, self.size)?;
+        if self.connections > 1 { write!(f, " over {} connections", self.connections) } else { Ok(()) }
     }
 }
 
