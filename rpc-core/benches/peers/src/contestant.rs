@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use self::rpc_core::Protection;
 use crate::load::{self, Order};
 
 /// The largest message that any contestant is told to accept, in bytes.
@@ -26,6 +27,7 @@ const MESSAGE_SIZE_MAX: usize = 64 << 20;
 #[serde(rename_all = "kebab-case")]
 pub enum Contestant {
     RpcCore,
+    RpcCorePlain,
     Tarpc,
     Quinn,
     QuinnBbr,
@@ -38,8 +40,9 @@ impl Contestant {
     pub fn facts(self) -> &'static str {
         match self {
             Self::RpcCore => {
-                "UDP; packets checked, not encrypted; typed CBOR; deadlines, cancellation, at-most-once, limits"
+                "UDP; encrypted (Noise, AES); typed CBOR; deadlines, cancellation, at-most-once, limits"
             }
+            Self::RpcCorePlain => "as rpc-core, not encrypted: packets carry a checksum",
             Self::Tarpc => {
                 "TCP (nodelay); not encrypted; typed bincode; deadlines, cancellation; no deduplication"
             }
@@ -59,7 +62,8 @@ impl Contestant {
     /// Serves at `address` for ever; says on stdout where, and what a client must know.
     pub async fn serve(self, address: SocketAddr) -> Result<()> {
         match self {
-            Self::RpcCore => rpc_core::serve(address).await,
+            Self::RpcCore => rpc_core::serve(address, Protection::Sealed).await,
+            Self::RpcCorePlain => rpc_core::serve(address, Protection::Plain).await,
             Self::Tarpc => tarpc::serve(address).await,
             Self::Quinn => quinn::serve(address, quinn::Tuning::Default).await,
             Self::QuinnBbr => quinn::serve(address, quinn::Tuning::Bbr).await,
@@ -80,7 +84,7 @@ impl Contestant {
             let order: Order = serde_json::from_str(&line).with_context(|| format!("order {line:?}"))?;
             let target = load::Target { server, secret, server_pid };
             let measured = match self {
-                Self::RpcCore => load::measure::<rpc_core::Client>(target, &order).await,
+                Self::RpcCore | Self::RpcCorePlain => load::measure::<rpc_core::Client>(target, &order).await,
                 Self::Tarpc => load::measure::<tarpc::Client>(target, &order).await,
                 Self::Quinn => load::measure::<quinn::Client>(target, &order).await,
                 Self::QuinnBbr => load::measure::<quinn::BbrClient>(target, &order).await,

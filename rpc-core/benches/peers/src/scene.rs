@@ -95,8 +95,14 @@ pub const KIB_64: Cell = Cell::new(64, 1 << 10);
 pub const KIB_256: Cell = Cell::new(256, 1 << 10);
 pub const MIB: Cell = Cell::new(4, 1 << 20);
 
-const GENERAL: [Contestant; 5] =
-    [Contestant::RpcCore, Contestant::Tarpc, Contestant::Quinn, Contestant::Tonic, Contestant::TcpMux];
+const GENERAL: [Contestant; 6] = [
+    Contestant::RpcCore,
+    Contestant::RpcCorePlain,
+    Contestant::Tarpc,
+    Contestant::Quinn,
+    Contestant::Tonic,
+    Contestant::TcpMux,
+];
 
 /// Latency, calls per second and what they cost, over loopback.
 pub fn loopback() -> Scene {
