@@ -51,7 +51,7 @@ impl Bar {
 
 /// The bars of these scenes.
 pub fn bars(scenes: &[Scene]) -> Vec<Bar> {
-    use Contestant::{Quinn, QuinnBbr, RpcCore, Tarpc, TcpMux, Tonic};
+    use Contestant::{Quinn, QuinnBbr, RpcCore, RpcCoreSpin, Tarpc, TcpMux, Tonic};
     use Measure::{CallsPerSecond, MibPerSecond, P50, P99};
     use Relation::{AtLeast, AtMost};
 
@@ -82,6 +82,10 @@ pub fn bars(scenes: &[Scene]) -> Vec<Bar> {
     for percent in [1.0, 5.0] {
         bar(wan(percent), MIB, MibPerSecond, &[Tarpc, Tonic, TcpMux, QuinnBbr], AtLeast(1.0));
     }
+    if let Some(p50) = bars.iter().find(|bar| bar.measure == P50).cloned() {
+        let against = vec![Tarpc, Quinn, Tonic];
+        bars.push(Bar { contestant: RpcCoreSpin, against, relation: AtMost(0.2), ..p50 });
+    }
     bars
 }
 
@@ -100,7 +104,7 @@ mod tests {
     #[test]
     fn bars_belong_to_scenes_that_were_played() {
         assert!(bars(&[]).is_empty());
-        assert_eq!(bars(&[loopback()]).len(), 15);
+        assert_eq!(bars(&[loopback()]).len(), 16);
         assert_eq!(bars(&[wan(5.0)]).len(), 1);
     }
 }

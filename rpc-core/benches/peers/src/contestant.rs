@@ -10,6 +10,7 @@ use std::fmt;
 use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -28,6 +29,7 @@ const MESSAGE_SIZE_MAX: usize = 64 << 20;
 pub enum Contestant {
     RpcCore,
     RpcCorePlain,
+    RpcCoreSpin,
     Tarpc,
     Quinn,
     QuinnBbr,
@@ -43,6 +45,7 @@ impl Contestant {
                 "UDP; encrypted (Noise, AES); typed CBOR; deadlines, cancellation, at-most-once, limits"
             }
             Self::RpcCorePlain => "as rpc-core, not encrypted: packets carry a checksum",
+            Self::RpcCoreSpin => "as rpc-core, in latency mode: asks the socket for 50 us before it sleeps",
             Self::Tarpc => {
                 "TCP (nodelay); not encrypted; typed bincode; deadlines, cancellation; no deduplication"
             }
@@ -62,8 +65,9 @@ impl Contestant {
     /// Serves at `address` for ever; says on stdout where, and what a client must know.
     pub async fn serve(self, address: SocketAddr) -> Result<()> {
         match self {
-            Self::RpcCore => rpc_core::serve(address, Protection::Sealed).await,
-            Self::RpcCorePlain => rpc_core::serve(address, Protection::Plain).await,
+            Self::RpcCore => rpc_core::serve(address, Protection::Sealed, Duration::ZERO).await,
+            Self::RpcCorePlain => rpc_core::serve(address, Protection::Plain, Duration::ZERO).await,
+            Self::RpcCoreSpin => rpc_core::serve(address, Protection::Sealed, rpc_core::SPIN).await,
             Self::Tarpc => tarpc::serve(address).await,
             Self::Quinn => quinn::serve(address, quinn::Tuning::Default).await,
             Self::QuinnBbr => quinn::serve(address, quinn::Tuning::Bbr).await,
@@ -85,6 +89,7 @@ impl Contestant {
             let target = load::Target { server, secret, server_pid };
             let measured = match self {
                 Self::RpcCore | Self::RpcCorePlain => load::measure::<rpc_core::Client>(target, &order).await,
+                Self::RpcCoreSpin => load::measure::<rpc_core::SpinClient>(target, &order).await,
                 Self::Tarpc => load::measure::<tarpc::Client>(target, &order).await,
                 Self::Quinn => load::measure::<quinn::Client>(target, &order).await,
                 Self::QuinnBbr => load::measure::<quinn::BbrClient>(target, &order).await,

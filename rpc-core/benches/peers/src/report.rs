@@ -84,8 +84,8 @@ pub fn print_bars(bars: &[Bar], samples: &Samples, slack: f64) -> bool {
         };
         let verdict = if holds { "" } else { "missed" };
         println!(
-            "| {}, {}, {:?} | {relation} {against} | {ratio:.2} | {verdict} |",
-            bar.scene, bar.cell, bar.measure
+            "| {}, {}, {}, {:?} | {relation} {against} | {ratio:.2} | {verdict} |",
+            bar.contestant, bar.scene, bar.cell, bar.measure
         );
     }
     all

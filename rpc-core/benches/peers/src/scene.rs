@@ -111,7 +111,7 @@ pub fn loopback() -> Scene {
     Scene {
         name: "loopback".to_owned(),
         link: None,
-        contestants: GENERAL.to_vec(),
+        contestants: [&GENERAL[..], &[Contestant::RpcCoreSpin]].concat(),
         cells: vec![ONE, SMALL_64, SMALL_256, KIB_64, KIB_256, MIB],
         columns: vec![
             column("1 x 64 B p50 us", ONE, P50),

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -33,7 +34,10 @@ pub enum Protection {
     Plain,
 }
 
-pub async fn serve(address: SocketAddr, protection: Protection) -> Result<()> {
+/// How long a peer in latency mode asks its socket before it sleeps, on both sides.
+pub const SPIN: Duration = Duration::from_micros(50);
+
+pub async fn serve(address: SocketAddr, protection: Protection, spin: Duration) -> Result<()> {
     let runtime = system::runtime(Handle::current());
     let (key, security) = match protection {
         Protection::Sealed => {
@@ -46,6 +50,7 @@ pub async fn serve(address: SocketAddr, protection: Protection) -> Result<()> {
     let peer = Peer::builder(runtime)
         .services(echo_services(Arc::new(Mirror)))
         .security(security)
+        .latency_mode(spin)
         .start(UdpSocket::bind(address)?)?;
     Ready::tell(peer.local_addr(), &key)?;
     peer.closed().await;
@@ -58,17 +63,26 @@ pub struct Client {
     echo: EchoClient,
 }
 
-impl Caller for Client {
+impl Client {
     /// With the server's key if it told one.
-    async fn connect(server: SocketAddr, secret: &str) -> Result<Self> {
+    fn with(server: SocketAddr, secret: &str, spin: Duration) -> Result<Self> {
         let security = match secret_bytes(secret)?.try_into() {
             Ok(key) => Security::shared_key(SharedKey::new(key)),
             Err(_) => Security::insecure(),
         };
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
-        let peer = Peer::builder(system::runtime(Handle::current())).security(security).start(socket)?;
+        let peer = Peer::builder(system::runtime(Handle::current()))
+            .security(security)
+            .latency_mode(spin)
+            .start(socket)?;
         let echo = EchoClient::new(peer.remote(server));
         Ok(Self { peer, echo })
+    }
+}
+
+impl Caller for Client {
+    async fn connect(server: SocketAddr, secret: &str) -> Result<Self> {
+        Self::with(server, secret, Duration::ZERO)
     }
 
     async fn echo(&self, data: Bytes) -> Result<Bytes> {
@@ -77,5 +91,22 @@ impl Caller for Client {
 
     async fn close(self) {
         self.peer.close().await;
+    }
+}
+
+/// A client in latency mode.
+pub struct SpinClient(Client);
+
+impl Caller for SpinClient {
+    async fn connect(server: SocketAddr, secret: &str) -> Result<Self> {
+        Ok(Self(Client::with(server, secret, SPIN)?))
+    }
+
+    async fn echo(&self, data: Bytes) -> Result<Bytes> {
+        self.0.echo(data).await
+    }
+
+    async fn close(self) {
+        self.0.close().await;
     }
 }
