@@ -236,8 +236,8 @@ fn entry(service: &Ident, method: &Method) -> TokenStream {
 /// What requests of the method pass before it runs, if anything.
 fn policy(method: &Method) -> Option<TokenStream> {
     let MethodOptions { max_concurrent, max_queue, exclusive, keyed, compress, .. } = &method.options;
-    let max_queue = max_queue
-        .map_or_else(|| quote!(::rpc_core::rpc::limits::QUEUE_MAX), |max_queue| quote!(#max_queue));
+    let max_queue =
+        max_queue.map_or_else(|| quote!(::rpc_core::rpc::limits::QUEUE_MAX), |max_queue| quote!(#max_queue));
     let limits = max_concurrent.map(|calls| quote!(.limits(#calls, #max_queue)));
     let exclusive = exclusive.as_ref().map(|exclusive| match exclusive {
         Exclusive::Method => quote!(.exclusive(#max_queue)),

@@ -78,12 +78,17 @@ impl MethodOptions {
             attribute.parse_nested_meta(|option| options.read(&option))?;
             let written = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)?;
             options.written.extend(written.iter().map(text::of));
-            if options.max_queue.is_some() && options.max_concurrent.is_none() && options.exclusive.is_none() {
-                let sentence = "a queue is before `max_concurrent = ..` or `exclusive`, in the same `#[rpc(..)]`";
+            if options.max_queue.is_some() && options.max_concurrent.is_none() && options.exclusive.is_none()
+            {
+                let sentence =
+                    "a queue is before `max_concurrent = ..` or `exclusive`, in the same `#[rpc(..)]`";
                 return Err(Error::new(attribute.span(), sentence));
             }
             if options.max_concurrent.is_some() && options.exclusive.is_some() {
-                return Err(Error::new(attribute.span(), "`exclusive` is one call at a time: no `max_concurrent`"));
+                return Err(Error::new(
+                    attribute.span(),
+                    "`exclusive` is one call at a time: no `max_concurrent`",
+                ));
             }
         }
         Ok(options)

@@ -1,7 +1,7 @@
 //! Every kind of bad link with every size of message: what must hold for each call, whatever the network does.
 //!
-//! {0, 1, 5, 10, 30 % loss} x {reordering} x {duplication} x {corruption} x {sizes around every limit of the transport},
-//! in virtual time. For each call: it ends once and not after its deadline; its method ran at most once; it ran
+//! {0, 1, 5, 10, 30 % loss} x {reordering} x {duplication} x {corruption} x {sizes around every limit of the transport} x
+//! {plain, encrypted}, in virtual time. For each call: it ends once and not after its deadline; its method ran at most once; it ran
 //! exactly once if there is a result, and never if the error says *not executed*. After the links heal, everything is
 //! served again. On the wire no packet number of a connection is ever used twice.
 
@@ -21,6 +21,7 @@ use rpc_core::peer::Peer;
 use rpc_core::rpc::registry::Method;
 use rpc_core::rpc::schema::MethodSchema;
 use rpc_core::rpc::{Failure, MethodPolicy, Never, Outcome, Services};
+use rpc_core::security::{Security, SharedKey};
 use rpc_core::sim::{SimSocket, World};
 
 /// The largest body that fits one packet of 1,200 bytes, by the overheads of docs/PROTOCOL.md.
@@ -36,32 +37,65 @@ const LOSSES: [u32; 5] = [0, 10_000, 50_000, 100_000, 300_000];
 /// Virtual time that a call may take on a bad link.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-#[test]
-fn calls_keep_their_word_without_loss() {
-    every_link_with(LOSSES[0]);
+mod plain {
+    use super::*;
+
+    #[test]
+    fn calls_keep_their_word_at_no_loss() {
+        every_link_with(LOSSES[0], &Security::insecure());
+    }
+
+    #[test]
+    fn calls_keep_their_word_at_1_percent_loss() {
+        every_link_with(LOSSES[1], &Security::insecure());
+    }
+
+    #[test]
+    fn calls_keep_their_word_at_5_percent_loss() {
+        every_link_with(LOSSES[2], &Security::insecure());
+    }
+
+    #[test]
+    fn calls_keep_their_word_at_10_percent_loss() {
+        every_link_with(LOSSES[3], &Security::insecure());
+    }
+
+    #[test]
+    fn calls_keep_their_word_at_30_percent_loss() {
+        every_link_with(LOSSES[4], &Security::insecure());
+    }
 }
 
-#[test]
-fn calls_keep_their_word_at_1_percent_loss() {
-    every_link_with(LOSSES[1]);
+mod sealed {
+    use super::*;
+
+    #[test]
+    fn calls_keep_their_word_at_no_loss() {
+        every_link_with(LOSSES[0], &shared_key());
+    }
+
+    #[test]
+    fn calls_keep_their_word_at_1_percent_loss() {
+        every_link_with(LOSSES[1], &shared_key());
+    }
+
+    #[test]
+    fn calls_keep_their_word_at_5_percent_loss() {
+        every_link_with(LOSSES[2], &shared_key());
+    }
+
+    #[test]
+    fn calls_keep_their_word_at_10_percent_loss() {
+        every_link_with(LOSSES[3], &shared_key());
+    }
+
+    #[test]
+    fn calls_keep_their_word_at_30_percent_loss() {
+        every_link_with(LOSSES[4], &shared_key());
+    }
 }
 
-#[test]
-fn calls_keep_their_word_at_5_percent_loss() {
-    every_link_with(LOSSES[2]);
-}
-
-#[test]
-fn calls_keep_their_word_at_10_percent_loss() {
-    every_link_with(LOSSES[3]);
-}
-
-#[test]
-fn calls_keep_their_word_at_30_percent_loss() {
-    every_link_with(LOSSES[4]);
-}
-
-fn every_link_with(loss: u32) {
+fn every_link_with(loss: u32, security: &Security) {
     for (index, delay_max_us) in [(0, 600), (1, 8_000)] {
         for (duplication, duplicate) in [(0, 0), (2, 50_000)] {
             for (corruption, corrupt) in [(0, 0), (4, 10_000)] {
@@ -77,7 +111,7 @@ fn every_link_with(loss: u32) {
                 // In a debug build the largest message is most of the time: without CI it goes over two links of each
                 // loss, the best and the worst.
                 let whole = std::env::var_os("CI").is_some() || number == 0 || number == 7;
-                run(u64::from(loss) + number, policy, &LARGE[..if whole { 2 } else { 1 }]);
+                run(u64::from(loss) + number, security, policy, &LARGE[..if whole { 2 } else { 1 }]);
             }
         }
     }
@@ -92,14 +126,14 @@ enum Kind {
 }
 
 /// One world with one kind of link: every size at once, then again after the link has healed.
-fn run(seed: u64, policy: LinkPolicy, large: &[usize]) {
+fn run(seed: u64, security: &Security, policy: LinkPolicy, large: &[usize]) {
     let large = large.iter().flat_map(|size| [Kind::Up(*size), Kind::Down(*size)]);
     let kinds: Vec<Kind> = ECHOED.into_iter().map(Kind::Echo).chain(large).collect();
     let world = World::new(seed);
     world.set_default_link(policy);
     let executions: Vec<_> = kinds.iter().map(|_| Arc::new(AtomicU64::new(0))).collect();
-    let _server = start(&world, 1, services(&kinds, &executions));
-    let client = start(&world, 2, Services::new());
+    let _server = start(&world, 1, security, services(&kinds, &executions));
+    let client = start(&world, 2, security, Services::new());
     let (observer, handle) = (world.observer(), world.clone());
     world.run(async move {
         let mut calls = Vec::new();
@@ -198,14 +232,19 @@ fn services(kinds: &[Kind], executions: &[Arc<AtomicU64>]) -> Services {
     services
 }
 
+fn shared_key() -> Security {
+    Security::shared_key(SharedKey::new([7; 32]))
+}
+
 fn address(node: u64) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 7_300 + node as u16))
 }
 
-fn start(world: &World, node: u64, services: Services) -> Peer {
+fn start(world: &World, node: u64, security: &Security, services: Services) -> Peer {
     let runtime = world.start(node);
     let socket = Watched { socket: world.bind(node, address(node)), numbers: Mutex::default() };
-    Peer::builder(runtime).services(services).start_insecure(socket).expect("names without collision")
+    let builder = Peer::builder(runtime).services(services).security(security.clone());
+    builder.start(socket).expect("names without collision")
 }
 
 /// A socket that sees to it that no data packet of a connection has the number of an earlier one.

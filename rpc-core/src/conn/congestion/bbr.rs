@@ -20,7 +20,9 @@
 //! **Loss** counts as congestion when more than 1/5 of a round trip was lost, or when the round trip has grown by an
 //! eighth and 1 ms *and* the share that was lost is above 1/50 plus one and a half times what is usual without a queue.
 //! Then 0.85 of what was on the way is a bound for the window, never below one bdp, and below it 0.85 of the bound
-//! while nothing more is asked for; each later phase "up" without such a loss raises the bound by a quarter. Loss without a queue, which is chance, changes nothing.
+//! while nothing more is asked for; each later phase "up" without such a loss raises the bound by a quarter, and goes on, a
+//! quarter for each shortest round trip, while the bound is what keeps the window small. Loss without a queue, which is
+//! chance, changes nothing.
 
 use std::time::Duration;
 
@@ -214,13 +216,18 @@ impl Bbr {
             Phase::Drain => {}
             Phase::Down if passed > self.rtt_min => self.cruise(acked),
             Phase::Down => {}
-            Phase::Up => {
-                let reached = in_flight >= self.bdp() / 4 * 5 || !acked.limited;
-                if passed > self.rtt_min && reached {
+            Phase::Up if passed > self.rtt_min => {
+                let bounded = acked.limited && self.window >= self.bound;
+                if bounded {
+                    // The bound, not the path, decides: on with it, round trip by round trip, until the path does.
+                    self.bound = self.bound.saturating_add(self.bound / 4);
+                    self.enter(Phase::Up, now);
+                } else if in_flight >= self.bdp() / 4 * 5 || !acked.limited {
                     self.bound = self.bound.saturating_add(self.bound / 4);
                     self.enter(Phase::Down, now);
                 }
             }
+            Phase::Up => {}
             Phase::Cruise if passed > self.rtt_min * self.cruises => self.enter(Phase::Up, now),
             Phase::Cruise => {}
             Phase::ProbeRtt { window, drained: false } if in_flight <= self.window => {
