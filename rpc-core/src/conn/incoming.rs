@@ -226,13 +226,9 @@ impl Conn {
     /// A valid packet of `size` bytes came from `from`: is the peer somewhere else now?
     fn on_address(&mut self, cx: &mut Cx<'_>, from: SocketAddr, newest: bool, size: usize) {
         match &mut self.new_path {
-            None if from == self.remote => {}
             // The peer is still where it was.
-            Some(_) if from == self.remote => {
-                if newest {
-                    self.new_path = None;
-                }
-            }
+            Some(_) if from == self.remote && newest => self.new_path = None,
+            _ if from == self.remote => {}
             Some(path) if path.address == from => path.on_received(size),
             _ if newest => self.new_path = Some(NewPath::new(cx.now, from, size, (cx.random)())),
             _ => {}
