@@ -214,7 +214,12 @@ impl Cluster {
         time: Duration,
     ) -> WriteOutcome {
         let (node, deadline) = (self.nodes[&number].clone(), self.deadline(number, time));
-        self.run(async move { node.write(session, sequence, 1, add("x", amount), deadline).await })
+        // A node that is stopped answers nothing, not even that the time is over: who asked from outside gives up.
+        let (observer, patience) = (self.observer.clone(), time + Duration::from_secs(1));
+        self.run(async move {
+            let write = node.write(session, sequence, 1, add("x", amount), deadline);
+            observer.timeout(patience, write).await.unwrap_or(WriteOutcome::Unknown)
+        })
     }
 
     pub(crate) fn resolve(&self, number: u64, session: u64, sequence: u64, time: Duration) -> WriteOutcome {
