@@ -1,0 +1,260 @@
+"""What the two peers must manage together: `python -m interop.stories INTEROP_PEER [WORD]`, where INTEROP_PEER is the
+example of that name and WORD chooses stories by name. Each starts its own processes and sockets."""
+
+import asyncio
+import collections
+import os
+import socket
+import sys
+import time
+import traceback
+
+from .bodies import Code, MethodError, Outcome, RpcError
+from .peer import Peer
+from .wire import SETUP_SIZE, setup_packet
+
+KEY = bytes(range(7, 39))
+LARGE = bytes(at * at >> 8 & 0xFF for at in range(200 << 10))
+MANY = 200
+WAIT = 60  # of a whole story
+
+
+class Service:
+    """The methods of the example, served by Python."""
+
+    def __init__(self):
+        self.tallied, self.stopped = collections.Counter(), 0
+
+    def methods(self):
+        names = {"calc.add": self.add, "calc.divide": self.divide, "echo": self.echo, "slow": self.slow}
+        return names | {"tally.add": self.tally, "tally.report": self.report, "stopped": self.count_stopped}
+
+    async def add(self, a: int, b: int):
+        return a + b
+
+    async def divide(self, a: int, b: int):
+        if b == 0:
+            raise MethodError(None)
+        return a // b
+
+    async def echo(self, body: bytes):
+        return body
+
+    async def tally(self, number: int):
+        self.tallied[number] += 1
+        return number
+
+    async def report(self):
+        return [len(self.tallied), max(self.tallied.values())]
+
+    async def slow(self, ms: int):
+        try:
+            await asyncio.sleep(ms / 1000)
+        except asyncio.CancelledError:
+            self.stopped += 1
+            raise
+        return ms
+
+    async def count_stopped(self):
+        return self.stopped
+
+
+class Rust:
+    """The example as a process; it ends with its standard input, however this one ends."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    async def __aenter__(self):
+        pipe = asyncio.subprocess.PIPE
+        self.process = await asyncio.create_subprocess_exec(sys.argv[1], *self.arguments, stdin=pipe, stdout=pipe)
+        if self.arguments[-1] == "serve":
+            line = await self.process.stdout.readline()
+            host, port = line.decode().split()[1].rsplit(":", 1)
+            self.address = host, int(port)
+        return self
+
+    async def __aexit__(self, *_):
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+
+def options(key):
+    return ["--key", key.hex()] if key else []
+
+
+async def fails(call, code, outcome):
+    try:
+        answer = await call
+    except RpcError as error:
+        assert (error.code, error.outcome) == (code, outcome), f"{error} instead of {code!r}, {outcome!r}"
+        return error
+    raise AssertionError(f"{answer!r} instead of {code!r}")
+
+
+async def python_calls(key=None, rust=(), seconds=5, **settings):
+    """All that a caller sees; the counts are the callee's."""
+    async with Rust(*options(key), *rust, "serve") as server:
+        peer = await Peer.start(key=key, methods=Service().methods(), **settings)
+        remote = await peer.connect(server.address)
+        assert await remote.call("calc.add", 2, -3) == -1
+        try:
+            await remote.call("calc.divide", 1, 0)
+            raise AssertionError("divided by zero")
+        except MethodError as error:
+            assert error.value is None, error.value
+        await fails(remote.call("no.such"), Code.METHOD_NOT_FOUND, Outcome.NOT_EXECUTED)
+        error = await fails(remote.call("calc.add", "seven"), Code.BAD_REQUEST, Outcome.NOT_EXECUTED)
+        assert error.details[5][0], error.details
+        echoes = [remote.call("echo", LARGE, timeout=30, lane=lane) for lane in (1, 2, 1, 2)]
+        assert all(echo == LARGE for echo in await asyncio.gather(*echoes))
+        await fails(remote.call("slow", 60_000, timeout=0.3), Code.TIMEOUT, Outcome.UNKNOWN)
+        until = time.monotonic() + 10
+        while await remote.call("stopped") != 1:
+            assert time.monotonic() < until, "the handler was not stopped"
+            await asyncio.sleep(0.01)
+        assert await remote.call("back", 40, 2) == 42
+        calls = [remote.call("tally.add", number, timeout=30) for number in range(MANY)]
+        assert await asyncio.gather(*calls) == list(range(MANY))
+        assert await remote.call("tally.report") == [MANY, 1]
+        assert "calc.add" in [method["name"] for method in (await remote.call("rpc.describe"))["methods"]]
+        peer.close()
+        return f"{remote.next_number} packets sent, {peer.dropped} dropped"
+
+
+async def rust_calls(key=None, rust=(), **settings):
+    service = Service()
+    peer = await Peer.start(key=key, methods=service.methods(), **settings)
+    async with Rust(*options(key), *rust, "call", "%s:%d" % peer.address) as caller:
+        out, _ = await caller.process.communicate()
+        assert caller.process.returncode == 0, out.decode()
+        assert len(service.tallied) == MANY and set(service.tallied.values()) == {1}
+        phases = {connection.keys.phase for connection in peer.connections.values()}
+    peer.close()
+    return f"{len(out.splitlines())} checks, {peer.dropped} datagrams dropped, phases {phases or '-'}"
+
+
+async def lossy(story, **settings):
+    return await story(loss=0.1, seed=int(os.environ.get("SEED", "1")), **settings)
+
+
+async def restart():
+    """A reset ends the connection to a process that is gone; what was not sent is not executed."""
+    port = free_port()
+    service = Service()
+    peer = await Peer.start()
+    first = await Peer.start(("127.0.0.1", port), methods=service.methods())
+    remote = await peer.connect(first.address)
+    assert await remote.call("calc.add", 1, 2) == 3
+    first.transport.abort()
+    async with Rust("serve") as server:  # at another port: it must not know the connection
+        remote.address = server.address
+        error = await fails(remote.call("calc.add", 1, 2), Code.CONNECTION_LOST, Outcome.UNKNOWN)
+        assert "restarted" in error.message, error
+    peer.close()
+    return error.message
+
+
+def free_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+        it.bind(("127.0.0.1", 0))
+        return it.getsockname()[1]
+
+
+async def refused(key=None):
+    """Another mode, another key and another version: nothing is let in."""
+    async with Rust(*options(KEY), "serve") as server:
+        for key in (None, bytes(32)):
+            peer = await Peer.start(key=key)
+            try:
+                await asyncio.wait_for(peer.connect(server.address), 0.5)
+                raise AssertionError("let in")
+            except asyncio.TimeoutError:
+                peer.close()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as raw:
+            raw.settimeout(5)
+            raw.sendto(setup_packet(0, 7, 0, 0xABCD, b"", padded=True), server.address)
+            answer, _ = raw.recvfrom(2000)
+        expected = setup_packet(3, 7, 0xABCD, 0, bytes.fromhex("0100000001"))
+        assert answer == expected, answer.hex()
+
+
+async def moved():
+    """The peer goes on at another address; the connection follows it after a challenge, in both directions."""
+    async with Rust("serve") as server:
+        peer = await Peer.start(methods=Service().methods())
+        remote = await peer.connect(server.address)
+        assert await remote.call("calc.add", 1, 2) == 3
+        old = peer.transport
+        await asyncio.get_running_loop().create_datagram_endpoint(lambda: peer, local_addr=("127.0.0.1", 0))
+        old.abort()
+        assert [await remote.call("calc.add", n, 1) for n in range(20)] == list(range(1, 21))
+        assert not remote.ended and not peer.attempts
+        peer.close()
+
+
+async def drained():
+    """DRAIN of Python: Rust's next call is refused without being executed. CLOSE ends what is open."""
+    peer = await Peer.start(methods=Service().methods())
+    async with Rust("serve") as server:
+        remote = await peer.connect(server.address)
+        assert await remote.call("back", 1, 1) == 2
+        remote.drain()
+        try:
+            await remote.call("back", 1, 1)
+            raise AssertionError("a call after DRAIN")
+        except MethodError as error:
+            assert "DRAINING (not executed)" in error.value, error.value
+        open_call = asyncio.ensure_future(remote.call("slow", 60_000))
+        await asyncio.sleep(0)
+        while not any(call.sent for call in remote.open.values()):
+            await asyncio.sleep(0.001)
+        remote.close(16, "enough")
+        await fails(open_call, Code.CONNECTION_LOST, Outcome.UNKNOWN)
+        again = await peer.connect(server.address)
+        assert await again.call("stopped") == 1
+    peer.close()
+
+
+STORIES = {
+    "Python calls, insecure": lambda: python_calls(),
+    "Python calls, encrypted": lambda: python_calls(key=KEY),
+    "Rust calls, insecure": lambda: rust_calls(),
+    "Rust calls, encrypted": lambda: rust_calls(key=KEY),
+    "Python calls, a tenth is lost each way": lambda: lossy(python_calls),
+    "Python calls, encrypted, a tenth is lost": lambda: lossy(python_calls, key=KEY),
+    "Rust calls, a tenth is lost each way": lambda: lossy(rust_calls),
+    "Rust calls, encrypted, a tenth is lost": lambda: lossy(rust_calls, key=KEY),
+    "Python calls, keys of 50 packets both ways": lambda: python_calls(KEY, ["--rotate", "50"], rotate_after=50),
+    "Rust calls, keys of 50 packets, a tenth is lost": lambda: lossy(
+        rust_calls, key=KEY, rust=["--rotate", "50"], rotate_after=50
+    ),
+    "Python calls, answers RETRY": lambda: python_calls(KEY, ["--cookies"]),
+    "Rust calls, answers RETRY": lambda: rust_calls(KEY, cookies=True),
+    "Python calls, waits for GRANT": lambda: python_calls(rust=["--scarce"]),
+    "a restarted peer is noticed": restart,
+    "other modes, keys and versions are refused": refused,
+    "an address changes": moved,
+    "drain and close": drained,
+}
+
+
+async def main():
+    failed = 0
+    for name, story in STORIES.items():
+        if not all(word in name for word in sys.argv[2:]):
+            continue
+        started = time.monotonic()
+        try:
+            said = await asyncio.wait_for(story(), WAIT) or ""
+            print(f"ok      {name} ({time.monotonic() - started:.1f} s) {said}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"FAILED  {name}\n{traceback.format_exc()}", flush=True)
+    print(f"{failed} of {len(STORIES)} failed" if failed else "all good")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
