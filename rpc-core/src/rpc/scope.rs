@@ -9,10 +9,12 @@ use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::sync::watch;
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use tokio::sync::oneshot;
 
 use super::meta::Trace;
 use crate::runtime::Instant;
@@ -23,7 +25,20 @@ pub struct Scope {
     deadline: Instant,
     trace: Option<Arc<Trace>>,
     /// Made when the first call is; says so when the handler was stopped before its end.
-    stopped: Option<Arc<watch::Sender<bool>>>,
+    stopped: Option<Arc<Stop>>,
+}
+
+/// Said once, heard by all who wait, in the order in which they came.
+struct Stop {
+    sender: Mutex<Option<oneshot::Sender<()>>>,
+    heard: Shared<oneshot::Receiver<()>>,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let (sender, receiver) = oneshot::channel();
+        Self { sender: Mutex::new(Some(sender)), heard: receiver.shared() }
+    }
 }
 
 impl Scope {
@@ -36,7 +51,7 @@ impl Scope {
     pub fn current() -> Option<Self> {
         CURRENT.with_borrow_mut(|current| {
             let scope = current.as_mut()?;
-            scope.stopped.get_or_insert_with(|| Arc::new(watch::Sender::new(false)));
+            scope.stopped.get_or_insert_default();
             Some(scope.clone())
         })
     }
@@ -53,17 +68,17 @@ impl Scope {
 
     /// Completes when the handler was stopped before its end: never, if it ended.
     pub(crate) async fn stopped(&self) {
-        let Some(sender) = &self.stopped else { return std::future::pending().await };
-        let mut receiver = sender.subscribe();
-        if receiver.wait_for(|stopped| *stopped).await.is_err() {
+        let Some(stop) = &self.stopped else { return std::future::pending().await };
+        if stop.heard.clone().await.is_err() {
             std::future::pending().await
         }
     }
 
     /// The handler is stopped before its end: so is what was called from it.
     pub(super) fn stop(&self) {
-        if let Some(stopped) = &self.stopped {
-            stopped.send_replace(true);
+        let Some(stop) = &self.stopped else { return };
+        if let Some(sender) = stop.sender.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = sender.send(());
         }
     }
 

@@ -30,7 +30,7 @@ struct Everything {
     bytes: Bytes,
     #[serde(with = "serde_bytes")]
     buffer: Vec<u8>,
-    numbers: Vec<u8>,
+    numbers: Vec<u16>,
     table: BTreeMap<String, Option<u128>>,
     wide: (u64, i64, i128, u128),
     letter: char,
@@ -109,7 +109,7 @@ fn everything(random: &mut SeededRandom) -> Everything {
         shapes: (0..random.below(4)).map(|_| shape(random, 3)).collect(),
         bytes: bytes(random).into(),
         buffer: bytes(random),
-        numbers: bytes(random).into_iter().take(30).collect(),
+        numbers: bytes(random).into_iter().take(30).map(|byte| u16::from(byte) * 257).collect(),
         table: (0..random.below(5))
             .map(|_| (text(random), (random.below(2) == 0).then(|| number(random))))
             .collect(),
