@@ -171,6 +171,8 @@ async fn call(options: Options, address: Option<SocketAddr>) -> Result<(), Box<d
 async fn small(remote: &Remote) -> Result<(), Box<dyn Error>> {
     let sum: i64 = remote.call::<_, _, Never>("calc.add", &(2, -3)).await?;
     check("add", sum == -1, sum)?;
+    let sum: i64 = remote.call::<_, _, Never>("calc.add", &(2, 3)).trace(7).await?;
+    check("a traced call", sum == 5, sum)?;
     let quotient = remote.call::<_, i64, DivideByZero>("calc.divide", &(1, 0)).await;
     check("divide by zero", quotient == Err(CallError::Method(DivideByZero)), quotient)?;
     let unknown = remote.call::<_, (), Never>("no.such", &()).await;
@@ -187,7 +189,8 @@ async fn large(remote: &Remote) -> Result<(), Box<dyn Error>> {
     let body = ByteBuf::from((0..LARGE).map(|at| ((at * at) >> 8) as u8).collect::<Vec<_>>());
     let echo = |lane| {
         let call = remote.call::<_, ByteBuf, Never>("echo", &body);
-        call.lane(lane).timeout(Duration::from_secs(30)).into_future()
+        // Compressed only where the other side reads that.
+        call.lane(lane).timeout(Duration::from_secs(30)).compress(true).into_future()
     };
     for echoed in join_all([Lane::Normal, Lane::Bulk, Lane::Normal, Lane::Bulk].map(echo)).await {
         check("echo of 200 KiB", echoed.as_ref() == Ok(&body), echoed.map(|body| body.len()))?;

@@ -80,8 +80,9 @@ class Connection:
         self.next_call, self.open, self.told_floor = 0 if initiator else 1, {}, 0
         # their calls: `taken` holds the stored answer, or None while it runs and when there is none
         self.taken, self.running, self.cancelled, self.floor, self.stored = {}, {}, set(), 0, 0
-        self.incoming, self.given_up = {}, {}  # `given_up`: what holds its share of the window until CANCEL is known
-        self.timer, self.came = None, Counter()  # `came`: frames by name
+        self.incoming, self.room, self.held = {}, {}, {}  # sizes: with memory (begun or granted), without
+        self.given_up = {}  # what holds its share of the window until CANCEL is known
+        self.timer, self.came, self.went = None, Counter(), Counter()  # frames by name
         if initiator:
             self.on_connected()
 
@@ -130,8 +131,12 @@ class Connection:
 
     def _end_call(self, number):
         self.large.pop(number, None)
-        self.incoming.pop(number, None)
+        self._drop_incoming(number)
         return self.open.pop(number, None)
+
+    def _drop_incoming(self, number):
+        self.incoming.pop(number, None)
+        self._release(number)
 
     def _response(self, number, status, flags, body):
         call = self._end_call(number)
@@ -160,14 +165,12 @@ class Connection:
         elif len(self.running) >= self.peer.params.calls_max:
             self._answer(number, flags, 16 + Code.SERVER_BUSY, b"")
         else:
-            self.running[number] = self.loop.create_task(self._serve(number, method, flags, left_us / 1e6, body))
+            self.running[number] = self.loop.create_task(self._serve(number, method, flags, body))
             self.loop.call_later(self._probe_timeout(), self._accept, number)
 
-    async def _serve(self, number, method, flags, left, body):
-        try:
-            status, answer = await asyncio.wait_for(bodies.dispatch(self.peer.methods, method, flags, body), left)
-        except asyncio.TimeoutError:
-            status, answer = bodies.write_error(RpcError(Code.TIMEOUT, Outcome.UNKNOWN))
+    async def _serve(self, number, method, flags, body):
+        """Until its end or CANCEL; the deadline is left to the caller."""
+        status, answer = await bodies.dispatch(self.peer.methods, method, flags, body)
         if self.running.pop(number, None):
             self._answer(number, flags, status, answer)
             self.flush()
@@ -247,13 +250,15 @@ class Connection:
         return frames
 
     def _next_part(self):
-        for message in self.large.values():
+        """Each message in turn."""
+        for message in list(self.large.values()):
             if not message.started:
                 others = [*self.large.values(), *self.given_up.values()]
                 started = [len(m.body) for m in others if m.started and m.lane == message.lane]
                 message.started = not started or sum(started) + len(message.body) <= self.max_data
             part = message.started and message.next_part()
             if part:
+                self.large[message.call] = self.large.pop(message.call)
                 return part
         return None
 
@@ -282,6 +287,7 @@ class Connection:
         for it in frames:
             if isinstance(it, (Req, Part)) and it.call in self.open:
                 self.open[it.call].sent = True
+            self.went[type(it).__name__] += 1
         data = b"".join(map(write_frame, frames))
         if self.received.ranges:
             ack = Ack(self.received.ranges[:32], max(0, int((now - self.largest_at) * 1e6)))
@@ -308,13 +314,14 @@ class Connection:
         number = full_number(int.from_bytes(datagram[9:13], "big"), self.received.largest() + 1)
         if number in self.received:
             return
+        phase = self.keys.received_phase
         data = self.keys.open(datagram, number)
         if data is None:
             return
         if self.ended:
             self._answer_with_close()
             return
-        if self.keys.encrypted and self.keys.previous:
+        if self.keys.received_phase != phase:
             self.loop.call_later(3 * self._probe_timeout(), self.keys.forget, self.keys.previous)
         now = self.heard = self.loop.time()
         if not self.connected:
@@ -322,6 +329,9 @@ class Connection:
             self.peer.on_connected(self)
         try:
             frames = read_frames(data)
+            if not self._has_room(frames):
+                self.flush()
+                return
             if number > self.received.largest() and address != self.address:
                 self._challenge(address)
             self._acknowledge_later(number, frames, now)
@@ -333,6 +343,39 @@ class Connection:
         except Malformed as violation:
             self.close(2, str(violation))
         self.flush()
+
+    def _has_room(self, frames):
+        """Whether there is memory for the large messages that begin here. If not the packet counts as lost."""
+        room = True
+        for it in frames:
+            if isinstance(it, Part) and self._is_new(it) and it.call not in self.room:
+                if it.call in self.held or not self._reserve(it.call, it.total):
+                    room = False
+                    if it.call not in self.held:
+                        self.held[it.call] = it.total
+                        self.control.append(Grant(it.call, 0))
+        return room
+
+    def _reserve(self, call, size):
+        if self.room and sum(self.room.values()) + size > self.peer.memory:
+            return False
+        self.room[call] = size
+        return True
+
+    def _release(self, call):
+        """The shortest message that waits goes next."""
+        self.room.pop(call, None)
+        self.held.pop(call, None)
+        for call, size in sorted(self.held.items(), key=lambda it: it[1]):
+            if self._reserve(call, size):
+                self.control.append(Grant(call, self.held.pop(call)))
+
+    def _is_new(self, part):
+        if part.call in self.incoming:
+            return False
+        if part.flags & OF_RESPONSE:
+            return part.call in self.open
+        return part.call >= self.floor and part.call not in self.taken
 
     def _acknowledge_later(self, number, frames, now):
         in_order = number == self.received.largest() + 1
@@ -360,9 +403,9 @@ class Connection:
         (self._check_ours if response else self._check_theirs)(it.call)
         if it.total > self.peer.params.message_size_max:
             raise Malformed("a message above the limit")
-        if it.call not in self.open if response else it.call < self.floor or it.call in self.taken:
-            return
         message = self.incoming.get(it.call)
+        if not message and not self._is_new(it):
+            return
         if not message:
             message = self.incoming[it.call] = Incoming(it)
             lane = [m.total for m in self.incoming.values() if m.lane == message.lane]
@@ -370,6 +413,7 @@ class Connection:
                 raise Malformed("messages above the window")
         if message.add(it):
             del self.incoming[it.call]
+            self._release(it.call)
             if response:
                 self._response(it.call, message.head[0], message.flags, bytes(message.body))
             else:
@@ -380,7 +424,7 @@ class Connection:
         if it.call >= self.floor:
             self._forget_answer(it.call)
             self.cancelled.add(it.call)
-            self.incoming.pop(it.call, None)
+            self._drop_incoming(it.call)
             self.large.pop(it.call, None)
             task = self.running.pop(it.call, None)
             if task:

@@ -63,22 +63,24 @@ class Attempt:
 
 class Peer(asyncio.DatagramProtocol):
     """`key`: 32 bytes, or nothing for the insecure mode. `methods`: names to coroutine functions. `loss`: the share of
-    datagrams that is dropped in each direction, chosen by `seed`. `cookies`: answer every INIT with RETRY first."""
+    datagrams that is dropped in each direction, chosen by `seed`. `cookies`: answer every INIT with RETRY first.
+    `memory`: bytes for the large messages of a connection, but always for one."""
 
-    def __init__(self, key, methods, loss, seed, cookies, rotate_after, params):
+    def __init__(self, key, methods, loss, seed, cookies, rotate_after, memory, params):
         self.key, self.mode = key, SHARED_KEY if key else INSECURE
         self.methods = {method_id(name): handler for name, handler in methods.items()}
         self.params = Params(int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(16), "big"), features=0)
         self.params = self.params._replace(**params)
-        self.loss, self.dice, self.cookies, self.rotate_after = loss, random.Random(seed), cookies, rotate_after
+        self.loss, self.dice, self.cookies = loss, random.Random(seed), cookies
+        self.rotate_after, self.memory, self.retries = rotate_after, memory, 0
         self.cookie_key, self.resets = os.urandom(32), (0.0, 0)
         self.attempts, self.half_open, self.connections, self.epochs = {}, {}, {}, {}
         self.dropped, self.transport = 0, None
 
     @classmethod
     async def start(cls, address=("127.0.0.1", 0), key=None, methods=None, loss=0.0, seed=0, cookies=False,
-                    rotate_after=ROTATE_AFTER, **params):
-        peer = cls(key, methods or {}, loss, seed, cookies, rotate_after, params)
+                    rotate_after=ROTATE_AFTER, memory=256 << 20, **params):
+        peer = cls(key, methods or {}, loss, seed, cookies, rotate_after, memory, params)
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: peer, local_addr=address)
         return peer
 
@@ -194,6 +196,7 @@ class Peer(asyncio.DatagramProtocol):
 
     def _on_retry(self, it, attempt, _size):
         attempt.cookie, attempt.retries = it.body.take(it.body.u(1)), attempt.retries + 1
+        self.retries += 1
         if attempt.retries <= 4:
             self._send_init(it.dcid, attempt)
 

@@ -136,7 +136,7 @@ class Insecure:
     """Packets of section 2.1."""
 
     encrypted = False
-    phase = 0
+    phase = received_phase = 0
 
     def seal(self, dcid, number, frames):
         return tagged(short_header(0, dcid, number) + frames)
@@ -176,10 +176,15 @@ class Sealed:
     def phase(self):
         return self.tx.n
 
+    @property
+    def received_phase(self):
+        return self.rx.n
+
     def rotate(self):
         self.tx = self.tx.next()
 
     def forget(self, phase):
+        """The previous key, if it still is."""
         if self.previous is phase:
             self.previous = None
 

@@ -9,9 +9,9 @@ import sys
 import time
 import traceback
 
-from .bodies import Code, MethodError, Outcome, RpcError
+from .bodies import Code, MethodError, Outcome, RpcError, method_id
 from .peer import Peer
-from .wire import SETUP_SIZE, setup_packet
+from .wire import Req, Seen, setup_packet, write_frame
 
 KEY = bytes(range(7, 39))
 LARGE = bytes(at * at >> 8 & 0xFF for at in range(200 << 10))
@@ -93,7 +93,7 @@ async def fails(call, code, outcome):
     raise AssertionError(f"{answer!r} instead of {code!r}")
 
 
-async def python_calls(key=None, rust=(), seconds=5, **settings):
+async def python_calls(key=None, rust=(), came=("MaxData", "Accepted"), went=(), **settings):
     """All that a caller sees; the counts are the callee's."""
     async with Rust(*options(key), *rust, "serve") as server:
         peer = await Peer.start(key=key, methods=Service().methods(), **settings)
@@ -119,20 +119,28 @@ async def python_calls(key=None, rust=(), seconds=5, **settings):
         assert await asyncio.gather(*calls) == list(range(MANY))
         assert await remote.call("tally.report") == [MANY, 1]
         assert "calc.add" in [method["name"] for method in (await remote.call("rpc.describe"))["methods"]]
+        assert all(remote.came[name] for name in came) and all(remote.went[name] for name in went), remote.came
+        assert not remote.ended and peer.retries == (1 if "--cookies" in rust else 0)
+        for phase in (remote.keys.phase, remote.keys.received_phase):
+            assert phase > 3 if "--rotate" in rust else phase == 0, phase
         peer.close()
         return f"{remote.next_number} packets sent, {peer.dropped} dropped"
 
 
-async def rust_calls(key=None, rust=(), **settings):
+async def rust_calls(key=None, rust=(), went=("Accepted",), **settings):
     service = Service()
     peer = await Peer.start(key=key, methods=service.methods(), **settings)
     async with Rust(*options(key), *rust, "call", "%s:%d" % peer.address) as caller:
         out, _ = await caller.process.communicate()
         assert caller.process.returncode == 0, out.decode()
         assert len(service.tallied) == MANY and set(service.tallied.values()) == {1}
-        phases = {connection.keys.phase for connection in peer.connections.values()}
+        (connection,) = peer.connections.values()
+        assert all(connection.came[name] for name in ("MaxData", "Cancel", "Seen")), connection.came
+        assert all(connection.went[name] for name in went), connection.went
+        phases = connection.keys.phase, connection.keys.received_phase
+        assert min(phases) > 3 if "--rotate" in rust else phases == (0, 0), phases
     peer.close()
-    return f"{len(out.splitlines())} checks, {peer.dropped} datagrams dropped, phases {phases or '-'}"
+    return f"{len(out.splitlines())} checks, {peer.dropped} datagrams dropped"
 
 
 async def lossy(story, **settings):
@@ -154,6 +162,64 @@ async def restart():
         assert "restarted" in error.message, error
     peer.close()
     return error.message
+
+
+async def sent_again():
+    """In new packets, as when acknowledgements are lost: executed once, the stored answer comes again."""
+    async with Rust("serve") as server:
+        peer = await Peer.start()
+        remote = await peer.connect(server.address)
+        assert await remote.call("tally.add", 7) == 7
+        again = write_frame(Req(0, method_id("tally.add"), 1, 5_000_000, 0, b"\x07"))
+        for answers in (2, 3):
+            send_raw(remote, again)
+            while remote.came["Resp"] < answers:
+                await asyncio.sleep(0.001)
+        assert await remote.call("tally.report") == [1, 1]
+        send_raw(remote, write_frame(Seen(4)) + again)  # seen: no answer any more, and no execution
+        assert await remote.call("tally.report") == [1, 1] and remote.came["Resp"] == 5, remote.came
+        peer.close()
+
+
+def send_raw(remote, frames):
+    number, remote.next_number = remote.next_number, remote.next_number + 1
+    remote.peer.transmit(remote.keys.seal(remote.remote, number, frames.ljust(11, b"\0")), remote.address)
+
+
+async def unknown_frames():
+    """From 64 on they are skipped; another one ends the connection."""
+    async with Rust("serve") as server:
+        peer = await Peer.start()
+        remote = await peer.connect(server.address)
+        assert await remote.call("calc.add", 1, 2) == 3
+        send_raw(remote, bytes.fromhex("4046 03 616263 01"))
+        assert await remote.call("calc.add", 1, 2) == 3
+        send_raw(remote, bytes.fromhex("3f 01"))
+        while not remote.ended:
+            await asyncio.sleep(0.001)
+        assert "closed with 2" in remote.ended.message, remote.ended
+        peer.close()
+
+
+async def kept_alive():
+    """Without PINGs the call would be lost to silence."""
+    async with Rust("serve") as server:
+        peer = await Peer.start(idle_timeout_ms=3_400)
+        remote = await peer.connect(server.address)
+        assert await remote.call("slow", 4_000, timeout=8) == 4_000
+        peer.close()
+
+
+async def idle():
+    """By the side that opened it; the other one then answers with resets."""
+    async with Rust("serve") as server:
+        peer = await Peer.start(idle_timeout_ms=200)
+        remote = await peer.connect(server.address)
+        assert await remote.call("calc.add", 1, 2) == 3
+        while not remote.ended:
+            await asyncio.sleep(0.01)
+        assert "idle" in remote.ended.message, remote.ended
+        peer.close()
 
 
 def free_port():
@@ -190,7 +256,7 @@ async def moved():
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: peer, local_addr=("127.0.0.1", 0))
         old.abort()
         assert [await remote.call("calc.add", n, 1) for n in range(20)] == list(range(1, 21))
-        assert not remote.ended and not peer.attempts
+        assert not remote.ended and remote.came["PathChallenge"] == 1, remote.came
         peer.close()
 
 
@@ -232,7 +298,14 @@ STORIES = {
     ),
     "Python calls, answers RETRY": lambda: python_calls(KEY, ["--cookies"]),
     "Rust calls, answers RETRY": lambda: rust_calls(KEY, cookies=True),
-    "Python calls, waits for GRANT": lambda: python_calls(rust=["--scarce"]),
+    "Python calls, waits for GRANT": lambda: python_calls(rust=["--scarce"], came=["Grant"]),
+    "Python calls, grants one message at a time": lambda: python_calls(memory=1, went=["Grant"]),
+    "Python calls, grants, a tenth is lost": lambda: lossy(python_calls, memory=1, went=["Grant"]),
+    "Rust calls, is granted one message at a time": lambda: rust_calls(memory=1, went=["Grant"]),
+    "a request sent three times": sent_again,
+    "frames that nobody knows": unknown_frames,
+    "a long call is kept alive": kept_alive,
+    "an idle connection is closed": idle,
     "a restarted peer is noticed": restart,
     "other modes, keys and versions are refused": refused,
     "an address changes": moved,
