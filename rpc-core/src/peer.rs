@@ -7,6 +7,7 @@
 mod channel;
 mod doorbell;
 mod driver;
+mod drops;
 mod mounts;
 mod peers;
 mod serving;

@@ -96,3 +96,31 @@ pub struct Counters {
     /// Packets of unknown connections that got no reset because too many were sent lately.
     pub dropped_resets_max: u64,
 }
+
+impl Counters {
+    /// How many reasons there are to drop something that arrived.
+    pub const DROPS: usize = 17;
+
+    /// What was dropped, by reason: the fields that begin with `dropped_`.
+    pub const fn drops(&self) -> [(&'static str, u64); Self::DROPS] {
+        [
+            ("truncated", self.dropped_truncated),
+            ("bad_header", self.dropped_bad_header),
+            ("bad_checksum", self.dropped_bad_checksum),
+            ("bad_seal", self.dropped_bad_seal),
+            ("wrong_mode", self.dropped_wrong_mode),
+            ("downgrade", self.dropped_downgrade),
+            ("unknown_connection", self.dropped_unknown_connection),
+            ("wrong_epoch", self.dropped_wrong_epoch),
+            ("bad_frame", self.dropped_bad_frame),
+            ("unknown_version", self.dropped_unknown_version),
+            ("unexpected_address", self.dropped_unexpected_address),
+            ("duplicate", self.dropped_duplicate),
+            ("unexpected", self.dropped_unexpected),
+            ("reassembly_max", self.dropped_reassembly_max),
+            ("connections_max", self.dropped_connections_max),
+            ("address_max", self.dropped_address_max),
+            ("resets_max", self.dropped_resets_max),
+        ]
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::drops::Drops;
 use super::serving::{Arrival, Callers, serve};
 use super::state::State;
 use super::waiting::Ended;
@@ -24,6 +25,7 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
     let mut datagrams = Vec::new();
     let mut buffer = Vec::new();
     let mut timer = Timer { deadline: None, sleep: None };
+    let mut drops = Drops::default();
     loop {
         timer.set(&inner, inner.lock().timeout());
         if let Err(error) = wait(&inner, &socket, &mut timer, &mut datagrams).await {
@@ -31,6 +33,7 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
             inner.lock().closing = true;
         }
         turn(&inner, &mut datagrams);
+        tell_drops(&inner, &mut drops);
         // Callers and handlers that were woken speak first, then all of it is sent together.
         yield_once().await;
         inner.doorbell.answer();
@@ -300,6 +303,17 @@ async fn flush(inner: &Inner, socket: &impl DatagramSocket, buffer: &mut Vec<u8>
         let Some(transmit) = transmit else { return };
         let contents = &buffer[..transmit.size];
         poll_fn(|cx| socket.poll_send(cx, &transmit, contents)).await;
+    }
+}
+
+/// Says what was dropped, where anybody listens.
+fn tell_drops(inner: &Inner, drops: &mut Drops) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let line = drops.line(inner.runtime.now(), inner.lock().endpoint.counters());
+    if let Some(dropped) = line {
+        tracing::debug!(local_addr = %inner.local_addr, dropped, "datagrams dropped");
     }
 }
 
