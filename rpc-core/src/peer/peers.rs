@@ -47,7 +47,7 @@ pub struct PeerInfo {
     pub calling: usize,
     /// Calls of the peer that are open.
     pub serving: usize,
-    /// Bytes in datagrams to the peer, and from it.
+    /// Bytes in datagrams to the peer.
     pub bytes_sent: u64,
     /// Bytes in datagrams from the peer.
     pub bytes_received: u64,

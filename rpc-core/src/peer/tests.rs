@@ -218,6 +218,24 @@ fn a_drain_lets_open_calls_end_and_refuses_new_ones() {
 }
 
 #[test]
+fn a_drain_ends_with_its_grace_and_what_is_open_then_is_unknown() {
+    let (world, server, client, _) = pair(13);
+    let observer = world.observer();
+    world.run(async move {
+        let calc = client.remote(address(1)).at("calc");
+        let wait = calc.call::<_, (), Never>("wait", &60_000u64).timeout(Duration::from_secs(90));
+        let open = observer.spawn("caller", wait.into_future());
+        observer.sleep(Duration::from_millis(100)).await;
+        let started = observer.now();
+        server.drain(Duration::from_secs(2)).await;
+        assert!((2..3).contains(&(observer.now() - started).as_secs()), "the grace is kept, and no more");
+        let CallError::Rpc(error) = open.await.unwrap().unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::ConnectionLost, Outcome::Unknown), "{error}");
+        assert!(observer.now() - started < Duration::from_secs(3), "the caller is told");
+    });
+}
+
+#[test]
 fn a_drain_ends_early_though_others_wait_for_the_close() {
     let (world, server, client, _) = pair(12);
     let observer = world.observer();

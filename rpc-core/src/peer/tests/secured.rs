@@ -16,8 +16,10 @@ fn node(node: u8, allowed: &[u8]) -> Security {
 /// Asks a peer with one security, as a peer with another, who it thinks is calling.
 fn ask(server: Security, client: Security) -> Result<String, CallError<Never>> {
     let world = World::new(31);
-    let who = Services::new()
-        .method("who", |ctx: Ctx, (): ()| async move { Ok::<_, Never>(ctx.identity.to_string()) });
+    let who = Services::new().method("who", |ctx: Ctx, (): ()| async move {
+        assert_eq!(ctx.address, address(2), "where the caller is");
+        Ok::<_, Never>(ctx.identity.to_string())
+    });
     let start = |number, services, security| {
         let builder = Peer::builder(world.start(number)).services(services).security(security);
         builder.start(world.bind(number, address(number))).unwrap()
