@@ -187,7 +187,7 @@ pub(super) fn cbor_seeds() -> Vec<Vec<u8>> {
 pub(super) fn error_seeds() -> Vec<Vec<u8>> {
     let mut error = RpcError::new(Code::ServerBusy, Outcome::NotExecuted, "8 calls run");
     let bare = encoded(&error);
-    error.origin = Some(Origin { address: address(7_301), method: "calc.add".to_owned() });
+    error.origin = Some(Box::new(Origin { address: address(7_301), method: "calc.add".to_owned() }));
     error.retry_after = Some(Duration::from_millis(20));
     vec![bare, encoded(&error)]
 }

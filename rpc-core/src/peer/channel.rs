@@ -260,7 +260,7 @@ fn read_error(status: u64, body: &[u8], origin: Origin) -> RpcError {
         );
         RpcError::new(code, unanswered(!refused), "refused by the transport")
     });
-    error.origin.get_or_insert(origin);
+    error.origin.get_or_insert_with(|| Box::new(origin));
     error
 }
 

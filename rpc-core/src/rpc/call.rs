@@ -543,7 +543,7 @@ pub(super) async fn repeat(channel: Arc<dyn Channel>, request: Attempt, retry: b
         };
         let Some(pause) = pause else {
             let origin = || Origin { address: channel.address(), method: request.name.to_string() };
-            error.origin.get_or_insert_with(origin);
+            error.origin.get_or_insert_with(|| Box::new(origin()));
             return Err(error.into());
         };
         channel.runtime().sleep(pause).await;

@@ -154,7 +154,7 @@ pub struct RpcError {
     /// For people; programs branch on `code` and `outcome`.
     pub message: String,
     /// The call that it is about: who was called, which method. `None` until the call has ended.
-    pub origin: Option<Origin>,
+    pub origin: Option<Box<Origin>>,
     /// How long to wait before the next try, if the peer said so.
     pub retry_after: Option<Duration>,
     /// The callee's method, where a body could not be read.
@@ -374,8 +374,10 @@ mod tests {
     fn a_chain_of_causes_keeps_those_nearest_to_the_caller() {
         let mut error = RpcError::not_executed(Code::Locked, "");
         for hop in 0..20 {
-            error.origin =
-                Some(Origin { address: SocketAddr::from(([127, 0, 0, 1], hop)), method: "m".to_owned() });
+            error.origin = Some(Box::new(Origin {
+                address: SocketAddr::from(([127, 0, 0, 1], hop)),
+                method: "m".to_owned(),
+            }));
             error = error.passed_on();
         }
         assert_eq!((error.code, error.outcome), (Code::Locked, Outcome::Executed));

@@ -207,7 +207,7 @@ mod tests {
             code: Code::ServerBusy,
             outcome: Outcome::NotExecuted,
             message: "8 calls run".to_owned(),
-            origin: Some(Origin { address, method: "calc.add".to_owned() }),
+            origin: Some(Box::new(Origin { address, method: "calc.add".to_owned() })),
             retry_after: Some(Duration::from_millis(20)),
             schema: Some(Box::new(Schema { fingerprint: Some(7), signature: "()".to_owned() })),
             cause: Some(Box::new(RpcError::new(Code::Locked, Outcome::Unknown, ""))),

@@ -25,7 +25,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Run one node
-    Run(config::RunArgs),
+    Run(Box<config::RunArgs>),
     /// Run a cluster on this machine: node processes on loopback, no configuration
     Dev(dev::DevArgs),
     /// Make the key that a cluster and its clients share
@@ -36,7 +36,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Verb::Run(args) => run::run(args),
+        Verb::Run(args) => run::run(*args),
         Verb::Dev(args) => dev::dev(args),
         Verb::Keygen(args) => keygen::keygen(args),
         Verb::Version => {
