@@ -122,6 +122,20 @@ async fn put_get_cas_delete_as_typed() {
     assert_eq!(real.run(&["delete", "greeting"]).await.code, Some(0));
 }
 
+#[tokio::test]
+async fn the_log_shows_calls_where_it_is_asked_to() {
+    let real = Real::start();
+    let put = real.command(&["put", "k", "v"]).env("KV_LOG", "rpc_core=debug").output().await.unwrap();
+    let put = ended(put);
+    assert_eq!((put.code, put.text().lines().count()), (Some(0), 1), "results only on stdout: {put:?}");
+    let called = put.stderr.lines().find(|line| line.contains("DEBUG") && line.contains("called"));
+    let called = called.unwrap_or_else(|| panic!("no call in the log: {put:?}"));
+    for word in ["method=", "latency_us=", "code="] {
+        assert!(called.contains(word), "no {word} in {called}");
+    }
+    assert_eq!(real.run(&["put", "k", "v"]).await.stderr, "", "nothing unless it is asked for");
+}
+
 /// A goodbye waits for a few milliseconds only: on a busy machine one may be cut short, but not one after the other.
 #[tokio::test]
 async fn a_session_without_unknown_writes_is_closed() {
