@@ -5,6 +5,7 @@
 //! interop_peer [OPTIONS] call ADDRESS    calls what `serve` serves, and checks the answers
 //!
 //! --key HEX      encrypt with this shared key
+//! --node OWN PEER  with it: the own private node key, and the peer's public one
 //! --rotate N     seal N packets with one key
 //! --cookies      answer every INIT with RETRY first
 //! --scarce       memory for one large message at a time
@@ -27,7 +28,7 @@ use rpc_core::driver::{system, udp::UdpSocket};
 use rpc_core::endpoint::{Config, Lane};
 use rpc_core::peer::{Builder, Peer};
 use rpc_core::rpc::{CallError, Code, Ctx, Never, Outcome, Remote, Services};
-use rpc_core::security::{Security, SharedKey};
+use rpc_core::security::{NodeKey, PublicKey, Security, SharedKey};
 use rpc_core::{blocking, rpc::RpcError};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -105,12 +106,17 @@ fn services() -> Services {
 #[derive(Clone, Default)]
 struct Options {
     key: Option<SharedKey>,
+    node: Option<(NodeKey, PublicKey)>,
     config: Config,
 }
 
 impl Options {
     fn build(self, builder: Builder) -> Builder {
-        let security = self.key.map_or_else(Security::insecure, Security::shared_key);
+        let security = match (self.key, self.node) {
+            (None, _) => Security::insecure(),
+            (Some(key), None) => Security::shared_key(key),
+            (Some(key), Some((own, peer))) => Security::node_keys(key, own, move |shown| *shown == peer),
+        };
         builder.security(security).config(self.config).services(services())
     }
 }
@@ -121,7 +127,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
-            "--key" => options.key = Some(key(&value()?)?),
+            "--key" => options.key = Some(SharedKey::new(bytes(&value()?)?)),
+            "--node" => options.node = Some((NodeKey::new(bytes(&value()?)?), PublicKey(bytes(&value()?)?))),
             "--rotate" => options.config.key_packets_max = value()?.parse()?,
             "--cookies" => options.config.cookies_above = 0,
             "--scarce" => {
@@ -136,10 +143,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     call(options, None)
 }
 
-fn key(hex: &str) -> Result<SharedKey, Box<dyn Error>> {
+fn bytes(hex: &str) -> Result<[u8; 32], Box<dyn Error>> {
     let digits = hex.as_bytes().chunks(2).map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?));
     let bytes = digits.collect::<Result<Vec<u8>, Box<dyn Error>>>()?;
-    Ok(SharedKey::new(bytes.try_into().map_err(|_| "a key is 32 bytes")?))
+    Ok(bytes.try_into().map_err(|_| "a key is 32 bytes")?)
 }
 
 fn serve(options: Options) -> Result<(), Box<dyn Error>> {

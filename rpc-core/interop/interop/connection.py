@@ -82,6 +82,7 @@ class Connection:
         self.taken, self.running, self.cancelled, self.floor, self.stored = {}, {}, set(), 0, 0
         self.incoming, self.room, self.held = {}, {}, {}  # sizes: with memory (begun or granted), without
         self.given_up = {}  # what holds its share of the window until CANCEL is known
+        self.third = None  # the task that repeats message 3
         self.timer, self.came, self.went = None, Counter(), Counter()  # frames by name
         if initiator:
             self.on_connected()
@@ -324,6 +325,8 @@ class Connection:
         if self.keys.received_phase != phase:
             self.loop.call_later(3 * self._probe_timeout(), self.keys.forget, self.keys.previous)
         now = self.heard = self.loop.time()
+        if self.third:
+            self.third.cancel()
         if not self.connected:
             self.on_connected()
             self.peer.on_connected(self)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from . import wire
 from .bodies import Code, Outcome, RpcError, method_id
 from .connection import ROTATE_AFTER, Connection
-from .security import INSECURE, SHARED_KEY, Clear, Insecure, Noise, hmac_sha256, reset_key
+from .security import INSECURE, NODE_KEYS, SHARED_KEY, Clear, Insecure, Noise, hmac_sha256, reset_key
 from .wire import INIT, REPLY, RETRY, VERSIONS, Malformed, Reader, setup_packet, u
 
 
@@ -64,23 +64,25 @@ class Attempt:
 class Peer(asyncio.DatagramProtocol):
     """`key`: 32 bytes, or nothing for the insecure mode. `methods`: names to coroutine functions. `loss`: the share of
     datagrams that is dropped in each direction, chosen by `seed`. `cookies`: answer every INIT with RETRY first.
-    `memory`: bytes for the large messages of a connection, but always for one."""
+    `node`, `allowed`: the own node key and the peer's public one. `memory`: bytes for the large messages of a connection, but always for one."""
 
-    def __init__(self, key, methods, loss, seed, cookies, rotate_after, memory, params):
-        self.key, self.mode = key, SHARED_KEY if key else INSECURE
+    def __init__(self, key, methods, loss, seed, cookies, rotate_after, memory, node, allowed, params):
+        self.key, self.mode = key, NODE_KEYS if node else SHARED_KEY if key else INSECURE
+        self.node, self.allowed = node, allowed
         self.methods = {method_id(name): handler for name, handler in methods.items()}
         self.params = Params(int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(16), "big"), features=0)
         self.params = self.params._replace(**params)
         self.loss, self.dice, self.cookies = loss, random.Random(seed), cookies
         self.rotate_after, self.memory, self.retries = rotate_after, memory, 0
         self.cookie_key, self.resets = os.urandom(32), (0.0, 0)
-        self.attempts, self.half_open, self.connections, self.epochs = {}, {}, {}, {}
+        self.attempts, self.half_open, self.connections = {}, {}, {}
+        self.waiting = {}  # for message 3: handshake, scid and address by the id of the connection to be
         self.dropped, self.transport = 0, None
 
     @classmethod
     async def start(cls, address=("127.0.0.1", 0), key=None, methods=None, loss=0.0, seed=0, cookies=False,
-                    rotate_after=ROTATE_AFTER, memory=256 << 20, **params):
-        peer = cls(key, methods or {}, loss, seed, cookies, rotate_after, memory, params)
+                    rotate_after=ROTATE_AFTER, memory=256 << 20, node=None, allowed=None, **params):
+        peer = cls(key, methods or {}, loss, seed, cookies, rotate_after, memory, node, allowed, params)
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: peer, local_addr=address)
         return peer
 
@@ -162,6 +164,8 @@ class Peer(asyncio.DatagramProtocol):
         elif it.version == wire.VERSION and wire.untagged(datagram) is not None:
             if it.kind == INIT and it.dcid == 0 and len(datagram) >= wire.SETUP_SIZE:
                 self._on_init(it, address)
+            elif it.kind == INIT and it.dcid in self.waiting:
+                self._on_third(it, address)
             elif it.dcid in self.attempts and self.attempts[it.dcid].address == address:
                 handler = {RETRY: self._on_retry, REPLY: self._on_reply, VERSIONS: self._on_versions}[it.kind]
                 handler(it, self.attempts[it.dcid], len(datagram))
@@ -171,7 +175,7 @@ class Peer(asyncio.DatagramProtocol):
     async def connect(self, address):
         scid = int.from_bytes(os.urandom(8), "big") | 1
         handshake = self._handshake(True, wire.VERSION, scid, [wire.VERSION])
-        message = handshake.write(self.params.write())
+        message = handshake.write(b"" if self.node else self.params.write())
         attempt = Attempt(address, handshake, message, asyncio.get_running_loop().create_future())
         self.attempts[scid] = attempt
         try:
@@ -205,10 +209,25 @@ class Peer(asyncio.DatagramProtocol):
             return
         payload = Reader(attempt.handshake.read(it.body.take(it.body.u(2))))
         remote, theirs = payload.u(8), Params.read(payload)
+        if self.node and attempt.handshake.rs != self.allowed:
+            return
+        third = attempt.handshake.write(self.params.write()) if self.node else None
         connection = Connection(self, attempt.address, it.dcid, remote, attempt.handshake.keys(), True, theirs)
         self.connections[it.dcid] = connection
+        if third:
+            body = reply_body(self.mode, third)
+            packet = setup_packet(INIT, wire.VERSION, remote, it.dcid, body)
+            connection.third = asyncio.ensure_future(self._repeat(packet, attempt.address))
         self.on_connected(connection)
         attempt.future.set_result(connection)
+
+    async def _repeat(self, packet, address):
+        """Message 3, until a data packet opens."""
+        pause, until = 0.020, time.monotonic() + 5
+        while time.monotonic() < until:
+            self.transmit(packet, address)
+            await asyncio.sleep(pause)
+            pause = min(1.0, 2 * pause)
 
     def _on_versions(self, it, attempt, _size):
         versions = [it.body.u(4) for _ in range(it.body.u(1))]
@@ -219,7 +238,7 @@ class Peer(asyncio.DatagramProtocol):
     def _handshake(self, initiator, version, scid, versions):
         if not self.key:
             return Clear()
-        return Noise(SHARED_KEY, initiator, self.key, prologue(version, scid, versions))
+        return Noise(self.mode, initiator, self.key, prologue(version, scid, versions), static=self.node)
 
     # --- the acceptor ------------------------------------------------------------------------------------------------
 
@@ -236,7 +255,7 @@ class Peer(asyncio.DatagramProtocol):
             return
         key = address, it.scid, message
         if key not in self.half_open:
-            if sum(not connection.connected for _, connection in self.half_open.values()) >= 1000:
+            if sum(not (it and it.connected) for _, it in self.half_open.values()) >= 1000:
                 return
             self.half_open[key] = self._accept(it.scid, versions, message, address)
         self.transmit(self.half_open[key][0], address)
@@ -244,13 +263,31 @@ class Peer(asyncio.DatagramProtocol):
     def _accept(self, scid, versions, message, address):
         """REPLY, and the connection to be."""
         handshake = self._handshake(False, wire.VERSION, scid, versions)
-        theirs = Params.read(Reader(handshake.read(message)))
+        payload = Reader(handshake.read(message))
         local = int.from_bytes(os.urandom(8), "big") | 1
         answer = handshake.write(u(local, 8) + self.params.write())
         reply = setup_packet(REPLY, wire.VERSION, scid, local, reply_body(self.mode, answer), padded=True)
+        if self.node:
+            self.waiting[local] = handshake, scid, address
+            asyncio.get_running_loop().call_later(5, self.waiting.pop, local, None)
+            return reply, None
+        theirs = Params.read(payload)
         connection = self.connections[local] = Connection(self, address, local, scid, handshake.keys(), False, theirs)
         asyncio.get_running_loop().call_later(10, lambda: connection.connected or self.forget(connection))
         return reply, connection
+
+    def _on_third(self, it, address):
+        handshake, scid, known = self.waiting[it.dcid]
+        if it.body.u(1) != self.mode or address != known or it.dcid in self.connections:
+            return
+        theirs = Params.read(Reader(handshake.read(it.body.take(it.body.u(2)))))
+        connection = Connection(self, address, it.dcid, scid, handshake.keys(), False, theirs)
+        if handshake.rs != self.allowed:
+            connection.close(3, "not allowed")
+            return
+        self.connections[it.dcid] = connection
+        connection.on_connected()
+        self.on_connected(connection)
 
     def _cookie(self, at, address, scid):
         claim = u(at, 8) + repr(address).encode() + u(scid, 8)

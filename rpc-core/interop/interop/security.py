@@ -71,7 +71,8 @@ class Noise:
         return out + self._encrypt_and_hash(payload)
 
     def read(self, message):
-        """The payload; raises Malformed if it does not open."""
+        """The payload; raises Malformed if it does not open, and forgets that it came."""
+        before = self.__dict__ | {"messages": list(self.messages)}
         try:
             for token in self.messages.pop(0):
                 if token == "e":
@@ -86,7 +87,8 @@ class Noise:
                 else:
                     self._mix_secret(token)
             return self._decrypt_and_hash(message)
-        except (InvalidTag, ValueError) as error:  # ValueError: a key of another length, an all-zero result
+        except (InvalidTag, ValueError, IndexError) as error:  # also: a key of another length, an all-zero result
+            self.__dict__ = before
             raise Malformed("a handshake message that does not open") from error
 
     def keys(self):

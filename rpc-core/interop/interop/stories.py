@@ -9,6 +9,8 @@ import sys
 import time
 import traceback
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from .bodies import Code, MethodError, Outcome, RpcError, method_id
 from .peer import Peer
 from .wire import Req, Seen, setup_packet, write_frame
@@ -16,6 +18,9 @@ from .wire import Req, Seen, setup_packet, write_frame
 KEY = bytes(range(7, 39))
 LARGE = bytes(at * at >> 8 & 0xFF for at in range(200 << 10))
 MANY = 200
+NODE, RUST_NODE = (X25519PrivateKey.from_private_bytes(bytes(range(first, first + 32))) for first in (100, 150))
+NODE_OPTIONS = ["--node", RUST_NODE.private_bytes_raw().hex(), NODE.public_key().public_bytes_raw().hex()]
+NODES = {"key": KEY, "node": NODE, "allowed": RUST_NODE.public_key()}
 WAIT = 60  # of a whole story
 
 
@@ -80,8 +85,8 @@ class Rust:
         await self.process.wait()
 
 
-def options(key):
-    return ["--key", key.hex()] if key else []
+def options(key, node=None):
+    return (["--key", key.hex()] if key else []) + (NODE_OPTIONS if node else [])
 
 
 async def fails(call, code, outcome):
@@ -95,7 +100,7 @@ async def fails(call, code, outcome):
 
 async def python_calls(key=None, rust=(), came=("MaxData", "Accepted"), went=(), **settings):
     """All that a caller sees; the counts are the callee's."""
-    async with Rust(*options(key), *rust, "serve") as server:
+    async with Rust(*options(key, settings.get("node")), *rust, "serve") as server:
         peer = await Peer.start(key=key, methods=Service().methods(), **settings)
         remote = await peer.connect(server.address)
         assert await remote.call("calc.add", 2, -3) == -1
@@ -130,7 +135,7 @@ async def python_calls(key=None, rust=(), came=("MaxData", "Accepted"), went=(),
 async def rust_calls(key=None, rust=(), went=("Accepted",), **settings):
     service = Service()
     peer = await Peer.start(key=key, methods=service.methods(), **settings)
-    async with Rust(*options(key), *rust, "call", "%s:%d" % peer.address) as caller:
+    async with Rust(*options(key, settings.get("node")), *rust, "call", "%s:%d" % peer.address) as caller:
         out, _ = await caller.process.communicate()
         assert caller.process.returncode == 0, out.decode()
         assert len(service.tallied) == MANY and set(service.tallied.values()) == {1}
@@ -207,6 +212,7 @@ async def kept_alive():
         peer = await Peer.start(idle_timeout_ms=3_400)
         remote = await peer.connect(server.address)
         assert await remote.call("slow", 4_000, timeout=8) == 4_000
+        assert remote.came["Ping"] + remote.went["Ping"], remote.came
         peer.close()
 
 
@@ -228,8 +234,8 @@ def free_port():
         return it.getsockname()[1]
 
 
-async def refused(key=None):
-    """Another mode, another key and another version: nothing is let in."""
+async def refused():
+    """Another mode, another key, another version and another node: nothing is let in."""
     async with Rust(*options(KEY), "serve") as server:
         for key in (None, bytes(32)):
             peer = await Peer.start(key=key)
@@ -244,6 +250,12 @@ async def refused(key=None):
             answer, _ = raw.recvfrom(2000)
         expected = setup_packet(3, 7, 0xABCD, 0, bytes.fromhex("0100000001"))
         assert answer == expected, answer.hex()
+    async with Rust(*options(KEY, NODE), "serve") as server:
+        peer = await Peer.start(**NODES | {"node": X25519PrivateKey.generate()})
+        remote = await peer.connect(server.address)
+        await fails(remote.call("calc.add", 1, 2), Code.CONNECTION_LOST, Outcome.UNKNOWN)
+        assert "closed with 3" in remote.ended.message, remote.ended
+        peer.close()
 
 
 async def moved():
@@ -302,6 +314,10 @@ STORIES = {
     "Python calls, grants one message at a time": lambda: python_calls(memory=1, went=["Grant"]),
     "Python calls, grants, a tenth is lost": lambda: lossy(python_calls, memory=1, went=["Grant"]),
     "Rust calls, is granted one message at a time": lambda: rust_calls(memory=1, went=["Grant"]),
+    "Python calls, node keys": lambda: python_calls(**NODES),
+    "Rust calls, node keys": lambda: rust_calls(**NODES),
+    "Python calls, node keys, a tenth is lost": lambda: lossy(python_calls, **NODES),
+    "Rust calls, node keys, a tenth is lost": lambda: lossy(rust_calls, **NODES),
     "a request sent three times": sent_again,
     "frames that nobody knows": unknown_frames,
     "a long call is kept alive": kept_alive,
