@@ -436,7 +436,8 @@ impl IntoFuture for RawCall {
 /// Reads a result, with the handles in it.
 fn read<R: DeserializeOwned>(channel: &Arc<dyn Channel>, reply: &Reply) -> Result<R, codec::CodecError> {
     let Some((connection, call)) = reply.came_by else { return codec::decode(&reply.body) };
-    let arrival = Arrival { channel: Arc::clone(channel), connection: Some(connection), call, answer: true };
+    let arrival =
+        || Arrival { channel: Arc::clone(channel), connection: Some(connection), call, answer: true };
     handle::bind(arrival, || codec::decode(&reply.body))
 }
 

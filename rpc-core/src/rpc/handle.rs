@@ -24,7 +24,7 @@
 //!
 //! [`CLAIM_TIMEOUT`]: super::session::CLAIM_TIMEOUT
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -118,22 +118,29 @@ pub(crate) struct Arrival {
 
 /// Runs `encode` so that handles in the body can travel, and gives what they stand for.
 pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Cargo) {
-    let entered = Entered::new(Context::Encode(Vec::new()));
+    let entered = Entered::new(Mode::ENCODE);
     let encoded = encode();
-    let Context::Encode(carried) = entered.leave() else { return (encoded, Cargo::default()) };
-    (encoded, Cargo::new(carried))
+    (encoded, Cargo::new(entered.carried()))
 }
 
 /// Runs `decode` so that handles in the body find the connection that it came by.
-pub(crate) fn bind<T>(arrival: Arrival, decode: impl FnOnce() -> T) -> T {
-    let answer = arrival.answer;
-    let entered = Entered::new(Context::Decode { arrival, session: None, claims: Vec::new() });
-    let decoded = decode();
-    if let Context::Decode { session: Some(session), claims, .. } = entered.leave()
-        && answer
+///
+/// Most bodies hold none, and pay for nothing but to say so: the first handle that is met makes `decode` fail and run
+/// once more, within the `arrival` of the body.
+pub(crate) fn bind<T, E>(
+    arrival: impl FnOnce() -> Arrival,
+    decode: impl Fn() -> Result<T, E>,
+) -> Result<T, E> {
     {
-        session.claim(claims);
+        let looking = Entered::new(Mode::Look { found: false });
+        let decoded = decode();
+        if !looking.has_found() {
+            return decoded;
+        }
     }
+    let bound = Bound::new(arrival());
+    let decoded = decode();
+    bound.claim();
     decoded
 }
 
@@ -145,14 +152,15 @@ pub(crate) fn encode<S: Serializer>(serializer: S, carried: Carried) -> Result<S
         Carried::Sink(inlet) => (SINK, Some(inlet.window())),
         Carried::Source(outlet) => (SOURCE, Some(outlet.window())),
     };
-    let index = CONTEXT.with_borrow_mut(|context| match context {
-        Context::Encode(all) if all.len() < HANDLES_PER_BODY_MAX => {
-            all.push(carried);
-            Ok(all.len() - 1)
+    let index = match MODE.get() {
+        Mode::Encode { count } if usize::from(count) < HANDLES_PER_BODY_MAX => {
+            CARRIED.with_borrow_mut(|all| all.push(carried));
+            MODE.set(Mode::Encode { count: count + 1 });
+            Ok(count)
         }
-        Context::Encode(_) => Err("a body holds at most 32 services and streams"),
+        Mode::Encode { .. } => Err("a body holds at most 32 services and streams"),
         _ => Err("a service or a stream travels only in the body of a call"),
-    });
+    };
     let index = index.map_err(S::Error::custom)?;
     match window {
         None => (kind, index).serialize(serializer),
@@ -170,19 +178,24 @@ pub(crate) struct Read {
 
 /// Reads a handle of the given kind.
 fn decode<'de, D: Deserializer<'de>>(deserializer: D, kind: u8) -> Result<Read, D::Error> {
+    if let Mode::Look { .. } = MODE.get() {
+        MODE.set(Mode::Look { found: true });
+        return Err(D::Error::custom("a handle that is not bound yet"));
+    }
     let raw = deserializer.deserialize_seq(HandleVisitor(PhantomData::<fn()>))?;
     if raw.kind != kind {
         return Err(D::Error::custom(format!("{} where {} was expected", name_of(raw.kind), name_of(kind))));
     }
-    let bound = CONTEXT.with_borrow_mut(|context| {
-        let Context::Decode { arrival, session, claims } = context else { return None };
+    let bind = |binding: &mut Option<Binding>| {
+        let Binding { arrival, session, claims } = binding.as_mut()?;
         if session.is_none() {
             *session = arrival.channel.session(arrival.connection);
         }
         let id = HandleId::new(arrival.call, arrival.answer, raw.index);
         claims.push(id);
         session.as_ref().map(|session| (Arc::clone(session), id))
-    });
+    };
+    let bound = if MODE.get() == Mode::Bind { BINDING.with_borrow_mut(bind) } else { None };
     Ok(Read { bound, window: raw.window })
 }
 
@@ -249,33 +262,102 @@ impl<'de> Visitor<'de> for HandleVisitor {
 }
 
 /// What is being done with a body on this thread.
-enum Context {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
     Nothing,
-    Encode(Vec<Carried>),
-    Decode { arrival: Arrival, session: Option<Arc<Session>>, claims: Vec<HandleId> },
+    /// So many handles stand in the body; they are the last ones in [`CARRIED`].
+    Encode {
+        count: u8,
+    },
+    /// It is not known yet whether the body holds handles.
+    Look {
+        found: bool,
+    },
+    /// Handles are entered in [`BINDING`].
+    Bind,
 }
 
+impl Mode {
+    const ENCODE: Self = Self::Encode { count: 0 };
+}
+
+/// What the handles of a body are bound to.
+struct Binding {
+    arrival: Arrival,
+    session: Option<Arc<Session>>,
+    claims: Vec<HandleId>,
+}
+
+// The first is looked at for each body, the others only where one holds handles.
 thread_local! {
-    static CONTEXT: RefCell<Context> = const { RefCell::new(Context::Nothing) };
+    static MODE: Cell<Mode> = const { Cell::new(Mode::Nothing) };
+    static CARRIED: RefCell<Vec<Carried>> = const { RefCell::new(Vec::new()) };
+    static BINDING: RefCell<Option<Binding>> = const { RefCell::new(None) };
 }
 
-/// Puts the previous context back, also when a serializer panics.
-struct Entered(Option<Context>);
+/// Puts the previous mode back, also when a serializer panics.
+struct Entered(Mode);
 
 impl Entered {
-    fn new(context: Context) -> Self {
-        Self(Some(CONTEXT.replace(context)))
+    #[inline]
+    fn new(mode: Mode) -> Self {
+        Self(MODE.replace(mode))
     }
 
-    fn leave(mut self) -> Context {
-        self.0.take().map_or(Context::Nothing, |previous| CONTEXT.replace(previous))
+    /// Whether a handle was met.
+    fn has_found(&self) -> bool {
+        MODE.get() == Mode::Look { found: true }
+    }
+
+    /// Takes what the handles of the body stand for.
+    #[inline]
+    fn carried(&self) -> Vec<Carried> {
+        match MODE.get() {
+            Mode::ENCODE => Vec::new(),
+            Mode::Encode { count } => {
+                MODE.set(Mode::ENCODE);
+                CARRIED.with_borrow_mut(|all| all.split_off(all.len().saturating_sub(count.into())))
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
 impl Drop for Entered {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(previous) = self.0.take() {
-            drop(CONTEXT.replace(previous));
+        if let Mode::Encode { count: 1.. } = MODE.get() {
+            // Left over by a panic.
+            drop(self.carried());
         }
+        MODE.set(self.0);
+    }
+}
+
+/// Puts the previous binding back, also when a deserializer panics.
+struct Bound {
+    previous: Option<Binding>,
+    _entered: Entered,
+}
+
+impl Bound {
+    fn new(arrival: Arrival) -> Self {
+        let binding = Binding { arrival, session: None, claims: Vec::new() };
+        Self { previous: BINDING.replace(Some(binding)), _entered: Entered::new(Mode::Bind) }
+    }
+
+    /// Claims the handles that an answer held.
+    fn claim(self) {
+        if let Some(Binding { arrival: Arrival { answer: true, .. }, session: Some(session), claims }) =
+            BINDING.take()
+        {
+            session.claim(claims);
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        drop(BINDING.replace(self.previous.take()));
     }
 }

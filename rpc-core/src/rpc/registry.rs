@@ -366,7 +366,7 @@ impl Refusal {
 
 /// Decodes a request, with the services and streams in it.
 fn decode_request<Q: DeserializeOwned>(ctx: &Ctx, body: &[u8]) -> Result<Q, codec::CodecError> {
-    handle::bind(ctx.caller.arrival(ctx.call), || codec::decode(body))
+    handle::bind(|| ctx.caller.arrival(ctx.call), || codec::decode(body))
 }
 
 /// Encodes what a handler answered. A result that cannot be encoded has been computed: the call was executed.
