@@ -134,10 +134,11 @@ impl Remote {
     /// Builds a call of `method` at this path; awaiting it sends it.
     pub fn call<Q: Serialize + ?Sized, R, E>(&self, method: &str, request: &Q) -> Call<R, E> {
         let (body, cargo) = handle::collect(|| codec::encode(request));
+        let (method, name) = self.path.resolve(method);
         Call {
             channel: Arc::clone(&self.channel),
-            method: self.path.method(method),
-            name: self.path.name_of(method),
+            method,
+            name,
             body,
             cargo,
             options: Options::default(),
@@ -168,10 +169,11 @@ impl Remote {
 
     /// Builds a call on encoded bodies; awaiting it sends it.
     pub fn call_raw(&self, method: &str, body: Bytes) -> RawCall {
+        let (method, name) = self.path.resolve(method);
         RawCall {
             channel: Arc::clone(&self.channel),
-            method: self.path.method(method),
-            name: self.path.name_of(method),
+            method,
+            name,
             body,
             options: Options::default(),
         }
@@ -299,7 +301,7 @@ macro_rules! options {
 pub struct Call<R, E> {
     channel: Arc<dyn Channel>,
     method: MethodId,
-    name: String,
+    name: Arc<str>,
     body: Result<Bytes, codec::CodecError>,
     cargo: Cargo,
     options: Options,
@@ -338,11 +340,9 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
                     format!("request of {} not encoded: {error}", self.name),
                 )
             })?;
-            let channel = Arc::clone(&self.channel);
+            let (channel, name) = (Arc::clone(&self.channel), Arc::clone(&self.name));
             let unread =
-                match transmit(channel, self.method, &self.name, (body, self.cargo), self.options, scope)
-                    .await
-                {
+                match transmit(channel, self.method, name, (body, self.cargo), self.options, scope).await {
                     Ok(reply) => match read(&self.channel, &reply) {
                         Ok(result) => return Ok(result),
                         Err(error) => ("result", error),
@@ -363,7 +363,8 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
             let message = format!("{what} of {} not read: {error}", self.name);
             let error = RpcError::new(Code::Codec, Outcome::Executed, message);
             let Some(ours) = self.schema else { return Err(error.into()) };
-            let theirs = describe::schema_at(&self.channel, self.method).await;
+            // Rare and large: not a part of what each call allocates.
+            let theirs = Box::pin(describe::schema_at(&self.channel, self.method)).await;
             Err(schema::explain(error, &self.name, ours, theirs.as_ref()).into())
         })
     }
@@ -383,7 +384,7 @@ impl<R: 'static, E: 'static> Call<R, E> {
         let body = self.body.map_err(refused)?;
         let body = (notify::wrap(self.method, &body).map_err(refused)?, self.cargo);
         let (notify, scope) = (MethodId::of(notify::NOTIFY), self.options.scope());
-        match transmit(self.channel, notify, &self.name, body, self.options, scope).await {
+        match transmit(self.channel, notify, self.name, body, self.options, scope).await {
             Ok(_) => Ok(()),
             Err(Failure::Rpc(error)) => Err(error),
             Err(Failure::Method(_)) => {
@@ -399,7 +400,7 @@ impl<R: 'static, E: 'static> Call<R, E> {
         let name = self.name.clone();
         runtime.spawn("notify", async move {
             if let Err(error) = self.once().notify().await {
-                tracing::debug!(method = name, %error, "notification not delivered");
+                tracing::debug!(method = &*name, %error, "notification not delivered");
             }
         });
     }
@@ -410,7 +411,7 @@ impl<R: 'static, E: 'static> Call<R, E> {
 pub struct RawCall {
     channel: Arc<dyn Channel>,
     method: MethodId,
-    name: String,
+    name: Arc<str>,
     body: Bytes,
     options: Options,
 }
@@ -427,7 +428,7 @@ impl IntoFuture for RawCall {
         let scope = self.options.scope();
         Box::pin(async move {
             let body = (self.body, Cargo::default());
-            let reply = transmit(self.channel, self.method, &self.name, body, self.options, scope).await?;
+            let reply = transmit(self.channel, self.method, self.name, body, self.options, scope).await?;
             Ok(reply.body)
         })
     }
@@ -445,7 +446,7 @@ fn read<R: DeserializeOwned>(channel: &Arc<dyn Channel>, reply: &Reply) -> Resul
 async fn transmit(
     channel: Arc<dyn Channel>,
     method: MethodId,
-    name: &str,
+    name: Arc<str>,
     (body, cargo): (Bytes, Cargo),
     options: Options,
     scope: Option<Scope>,
@@ -462,7 +463,7 @@ async fn transmit(
     let keyed = meta.as_ref().is_some_and(|meta| meta.key.is_some());
     let request = Attempt {
         method,
-        name: name.into(),
+        name,
         lane: options.lane,
         deadline,
         idempotent: options.idempotent || keyed,
@@ -472,10 +473,10 @@ async fn transmit(
         cargo,
     };
     let watched = observe::calling(channel.runtime(), &request);
-    let call = call(Arc::clone(&channel), request, options.retry);
+    let retry = options.retry;
     let answer = match &scope {
-        None => call.await,
-        Some(scope) => unless_stopped(call, scope).await,
+        None => call(Arc::clone(&channel), request, retry).await,
+        Some(scope) => Box::pin(unless_stopped(call(Arc::clone(&channel), request, retry), scope)).await,
     };
     if let Some(watched) = watched {
         watched.ended(channel.runtime(), channel.address(), &answer);
