@@ -4,10 +4,8 @@
 //! the answers of a batch go to the endpoint under one lock. A handler that computes for long holds up its socket
 //! until its first `await` that is not ready: such work belongs on a thread of its own.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
@@ -24,7 +22,7 @@ use crate::runtime::Instant;
 pub(super) struct Arrival<'a> {
     pub(super) conn: ConnId,
     pub(super) call: CallId,
-    pub(super) caller: Caller,
+    pub(super) caller: Arc<Caller>,
     pub(super) deadline: Instant,
     pub(super) served: &'a Arc<Served>,
     pub(super) form: Form,
@@ -32,7 +30,6 @@ pub(super) struct Arrival<'a> {
 }
 
 /// Who sent a request.
-#[derive(Clone)]
 pub(super) struct Caller {
     ctx: Ctx,
     /// Whether it reads compressed bodies.
@@ -42,7 +39,7 @@ pub(super) struct Caller {
 /// Who sent the requests of one turn: made once for each run of requests of one connection.
 #[derive(Default)]
 pub(super) struct Callers {
-    last: Option<(ConnId, Caller)>,
+    last: Option<(ConnId, Arc<Caller>)>,
 }
 
 impl Callers {
@@ -53,11 +50,11 @@ impl Callers {
         state: &State,
         conn: ConnId,
         now: Instant,
-    ) -> Option<Caller> {
+    ) -> Option<Arc<Caller>> {
         if let Some((last, caller)) = &self.last
             && *last == conn
         {
-            return Some(caller.clone());
+            return Some(Arc::clone(caller));
         }
         let info = state.endpoint.connection(conn)?;
         let target = Target::Connection { conn, address: info.remote };
@@ -72,8 +69,8 @@ impl Callers {
             caller: Remote::new(Arc::new(Link::new(Arc::clone(inner), target))),
             runtime: inner.runtime.clone(),
         };
-        let caller = Caller { ctx, inflates: info.compression };
-        self.last = Some((conn, caller.clone()));
+        let caller = Arc::new(Caller { ctx, inflates: info.compression });
+        self.last = Some((conn, Arc::clone(&caller)));
         Some(caller)
     }
 }
@@ -86,16 +83,21 @@ pub(super) fn serve(inner: &Arc<Inner>, arrivals: Vec<Arrival<'_>>) {
     let arrived_at = inner.runtime.now();
     let mut ended = Vec::with_capacity(arrivals.len());
     let mut waiting = Vec::new();
-    for Arrival { conn, call, caller: Caller { ctx, inflates }, deadline, served, form, body } in arrivals {
-        let ctx = Ctx { deadline, call, ..ctx };
-        let served = Arc::clone(served);
-        let arrived = Arrived { served, ctx, form, body, at: arrived_at, caller_inflates: inflates };
-        let mut serving = dispatch::begin(&inner.policy, arrived);
-        // What it registers its first poll's waker with it finds ready, or registers with again, when its task polls it
-        // for the second time.
-        match Pin::new(&mut serving).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(end) => ended.push((conn, call, end)),
-            Poll::Pending => waiting.push((conn, call, serving)),
+    // What registers the waker of its first poll finds itself ready, or registers again, when its task polls it for the
+    // second time.
+    let mut cx = Context::from_waker(Waker::noop());
+    for Arrival { conn, call, caller, deadline, served, form, body } in arrivals {
+        let arrived = Arrived {
+            served: Arc::clone(served),
+            ctx: Ctx { deadline, call, ..caller.ctx.clone() },
+            form,
+            body,
+            at: arrived_at,
+            caller_inflates: caller.inflates,
+        };
+        match dispatch::start(&inner.policy, arrived, &mut cx) {
+            Ok(end) => ended.push((conn, call, end)),
+            Err(serving) => waiting.push((conn, call, serving)),
         }
     }
     let now = inner.runtime.now();

@@ -1,6 +1,6 @@
 //! A request from its arrival to its answer: taken apart, judged, executed in its scope, counted, put together.
 //!
-//! [`begin`] makes a future of a request that whoever drives the socket polls, at once or in a task; [`Ended::answer`]
+//! [`start`] polls a request's handler for the first time, and makes a future of what has to wait; [`Ended::answer`]
 //! makes what is sent of its end. A plain request to a plain method goes straight to its handler.
 
 use std::any::Any;
@@ -55,30 +55,48 @@ impl Response {
     }
 }
 
-/// Takes a request apart and makes the future of its answer. The handler starts when that is polled first.
-pub(crate) fn begin(policy: &Policy, arrived: Arrived) -> Serving {
+/// Takes a request apart and starts its method, which most leave at their first poll; the others go on as a future.
+pub(crate) fn start(policy: &Policy, arrived: Arrived, cx: &mut Context<'_>) -> Result<Ended, Serving> {
     let Arrived { served, mut ctx, form, mut body, at, caller_inflates } = arrived;
     served.metrics.on_start();
-    let mut scope = Scope::new(ctx.deadline, None);
+    let mut scope = Some(Scope::new(ctx.deadline, None));
     let mut refusal = None;
     let mut room = None;
     if form != Form::default() {
         match open(policy, &served, form, std::mem::take(&mut body)) {
             Ok(unpacked) => {
                 (body, room, ctx.meta) = (unpacked.body, unpacked.room, unpacked.meta);
-                scope = Scope::new(ctx.deadline, ctx.trace().map(|trace| carried_on(trace, &served)));
+                scope = Some(Scope::new(ctx.deadline, ctx.trace().map(|trace| carried_on(trace, &served))));
             }
             Err(error) => refusal = Some(error),
         }
     }
     let watch = observe::serving(&served, &ctx);
-    let work = match refusal {
-        None => first_step(policy, &served, ctx, body),
-        refused => Work::Refused(refused),
-    };
     let compress = caller_inflates && served.method.policy.compress.unwrap_or(policy.compress);
-    let end = Ended { served, answer: None, at, compress, watch };
-    Serving { work, scope: Some(scope), end: Some(end), panic_messages: policy.panic_messages, room }
+    let record = Record { served, at, compress, watch };
+    if let Some(error) = refusal {
+        return Ok(record.end(Err(error.into())));
+    }
+    let polled = {
+        let _span = record.watch.enter();
+        let _exit = Entered::new(&mut scope);
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut work = first_step(policy, &record.served, ctx, body);
+            match work.as_mut().poll(cx) {
+                Poll::Ready(answer) => Ok(answer),
+                Poll::Pending => Err(work),
+            }
+        }))
+    };
+    let panic_messages = policy.panic_messages;
+    match polled {
+        Ok(Ok(answer)) => Ok(record.end(answer)),
+        Ok(Err(work)) => Err(Serving { work, scope, record: Some(record), panic_messages, _room: room }),
+        Err(panic) => {
+            let error = panicked(&record.served, &*panic, panic_messages);
+            Ok(record.end(Err(error.into())))
+        }
+    }
 }
 
 /// Takes a message apart and judges its metadata.
@@ -102,13 +120,13 @@ fn carried_on(trace: &Trace, served: &Served) -> Arc<Trace> {
     Arc::new(trace)
 }
 
-fn first_step(policy: &Policy, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> Work {
+fn first_step(policy: &Policy, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> BoxFuture<Execution> {
     let bare = policy.interceptors.is_empty() && served.method.policy.gates().is_empty();
     // What a reserved method starts for the caller is guarded where it starts.
     if bare || served.is_reserved() {
-        Work::Fresh(Some((ctx, body)))
+        (served.method.handler)(ctx, body)
     } else {
-        Work::Running(guarded(&policy.interceptors, served, ctx, body))
+        guarded(&policy.interceptors, served, ctx, body)
     }
 }
 
@@ -163,19 +181,13 @@ fn holder(served: &Served, ctx: &Ctx) -> Holder {
 
 /// A request that is being served. Ends in every case but one: dropped before, it stops what was called from it.
 pub(crate) struct Serving {
-    work: Work,
+    work: BoxFuture<Execution>,
     scope: Option<Scope>,
-    end: Option<Ended>,
+    /// Until it ends.
+    record: Option<Record>,
     panic_messages: bool,
     /// The room of its body.
-    room: Option<Room>,
-}
-
-enum Work {
-    /// The handler was not called yet.
-    Fresh(Option<(Ctx, Bytes)>),
-    Running(BoxFuture<Execution>),
-    Refused(Option<RpcError>),
+    _room: Option<Room>,
 }
 
 impl Future for Serving {
@@ -183,52 +195,32 @@ impl Future for Serving {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
-        let Some(end) = &this.end else { return Poll::Pending };
+        let Some(record) = &this.record else { return Poll::Pending };
         let polled = {
-            let _span = end.watch.enter();
+            let _span = record.watch.enter();
             let _exit = Entered::new(&mut this.scope);
             // After a panic nothing of the work is looked at again.
-            catch_unwind(AssertUnwindSafe(|| this.work.poll(&end.served, cx)))
+            catch_unwind(AssertUnwindSafe(|| this.work.as_mut().poll(cx)))
         };
         let answer = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(answer)) => answer,
-            Err(panic) => Err(panicked(end, &*panic, this.panic_messages).into()),
+            Err(panic) => Err(panicked(&record.served, &*panic, this.panic_messages).into()),
         };
-        this.room = None;
-        let Some(mut end) = this.end.take() else { return Poll::Pending };
-        end.answer = Some(answer);
-        Poll::Ready(end)
-    }
-}
-
-impl Work {
-    fn poll(&mut self, served: &Served, cx: &mut Context<'_>) -> Poll<Execution> {
-        if let Self::Fresh(request) = self
-            && let Some((ctx, body)) = request.take()
-        {
-            *self = Self::Running((served.method.handler)(ctx, body));
-        }
-        match self {
-            Self::Running(work) => work.as_mut().poll(cx),
-            Self::Refused(error) => {
-                error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error.into())))
-            }
-            // Its first step panicked.
-            Self::Fresh(_) => Poll::Pending,
-        }
+        let Some(record) = this.record.take() else { return Poll::Pending };
+        Poll::Ready(record.end(answer))
     }
 }
 
 /// What a caller is told of a panic; the log has the words.
-fn panicked(end: &Ended, panic: &(dyn Any + Send), tell: bool) -> RpcError {
+fn panicked(served: &Served, panic: &(dyn Any + Send), tell: bool) -> RpcError {
     let words = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no words");
     let error_id = Runtime::current().map_or(0, |runtime| runtime.random_u64());
-    let method = &*end.served.name;
+    let method = &*served.name;
     tracing::error!(method, error_id = format_args!("{error_id:016x}"), panic = words, "handler panicked");
     let mut message = format!("the handler of `{method}` panicked, error id {error_id:016x}");
     if tell {
@@ -240,43 +232,54 @@ fn panicked(end: &Ended, panic: &(dyn Any + Send), tell: bool) -> RpcError {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        let Some(end) = self.end.take() else { return };
-        end.served.metrics.on_given_up();
-        end.watch.given_up();
+        let Some(record) = self.record.take() else { return };
+        record.served.metrics.on_given_up();
+        record.watch.given_up();
         if let Some(scope) = &self.scope {
             scope.stop();
         }
     }
 }
 
-/// A request that was served, to be answered.
-pub(crate) struct Ended {
+/// What is known of a request besides its answer.
+struct Record {
     served: Arc<Served>,
-    answer: Option<Execution>,
     at: Instant,
     compress: bool,
     watch: Watch,
 }
 
+impl Record {
+    const fn end(self, answer: Execution) -> Ended {
+        Ended { record: self, answer }
+    }
+}
+
+/// A request that was served, to be answered.
+pub(crate) struct Ended {
+    record: Record,
+    answer: Execution,
+}
+
 impl Ended {
     /// What is sent; counted as sent at `now`.
-    pub(crate) fn answer(mut self, now: Instant) -> Response {
-        let answer = self.answer.take().unwrap_or_else(|| Ok(Bytes::new()));
+    pub(crate) fn answer(self, now: Instant) -> Response {
+        let Self { record: Record { served, at, compress, watch }, answer } = self;
         let end = match &answer {
             Ok(_) => End::Result,
             Err(Failure::Method(_)) => End::MethodError,
             Err(Failure::Rpc(error)) => End::Error(error.code),
         };
-        let latency = now.saturating_since(self.at);
-        self.served.metrics.on_end(end, latency);
-        self.watch.ended(&self.served, &answer, latency);
+        let latency = now.saturating_since(at);
+        served.metrics.on_end(end, latency);
+        watch.ended(&served, &answer, latency);
         let (status, body) = match answer {
             Ok(body) => (status::OK, body),
             Err(Failure::Method(body)) => (status::METHOD_ERROR, body),
             Err(Failure::Rpc(error)) => return Response::refusal(&error),
         };
         // Without metadata nothing is refused.
-        let (form, body) = envelope::pack(None, body, self.compress).unwrap_or_default();
+        let (form, body) = envelope::pack(None, body, compress).unwrap_or_default();
         Response { status, form, body }
     }
 }
