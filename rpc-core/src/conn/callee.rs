@@ -158,16 +158,14 @@ impl Callee {
     }
 
     pub(super) fn is_running(&self, call: u64) -> bool {
-        matches!(self.calls.get(call), Some(Serving::Running { .. }))
+        call >= self.floor && matches!(self.calls.get(call), Some(Serving::Running { .. }))
     }
 
     /// A call of the table that was running or coming in is answered.
     pub(super) fn answer(&mut self, call: u64, answer: Answer) {
-        if let Some(before) = self.calls.insert(call, Serving::Done { answer, delivered: false })
-            && !matches!(before, Serving::Done { .. })
-        {
-            self.open -= 1;
-        }
+        let Some(serving) = self.calls.get_mut(call) else { return };
+        let before = std::mem::replace(serving, Serving::Done { answer, delivered: false });
+        self.open -= usize::from(!matches!(before, Serving::Done { .. }));
     }
 
     /// The peer has the answer: it is kept as long as there is room. Returns how many were forgotten for it.

@@ -256,8 +256,11 @@ impl Outbox {
     pub(super) fn on_acked(&mut self, frame: SentFrame) -> Option<Key> {
         let key = match frame {
             SentFrame::Message(key) => {
-                self.messages.get(key)?;
-                key
+                let message = self.messages.remove(key)?;
+                if let Some((lane, size)) = self.unlist(key, message) {
+                    self.started[lane as usize] -= size;
+                }
+                return Some(key);
             }
             SentFrame::Part { key, offset, size } => {
                 let message = self.messages.get_mut(key)?;
@@ -462,6 +465,11 @@ impl Outbox {
     /// Takes a message out; what it holds of the window if it is large and was started.
     fn take(&mut self, key: Key) -> Option<(Lane, u64)> {
         let message = self.messages.remove(key)?;
+        self.unlist(key, message)
+    }
+
+    /// Forgets where a message stood that was taken out; what it holds of the window.
+    fn unlist(&mut self, key: Key, message: Message) -> Option<(Lane, u64)> {
         let Progress::Large(large) = message.progress else { return None };
         if let Some(remaining) = large.listed {
             self.by_remaining[message.lane as usize].remove(&(remaining, large.age, key));

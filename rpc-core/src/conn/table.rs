@@ -12,12 +12,14 @@ use std::collections::VecDeque;
 pub(crate) struct CallTable<T> {
     /// Ascending. The first and the last are not empty.
     places: VecDeque<(u64, Option<T>)>,
+    /// The number of the first, if there is one.
+    first: u64,
     count: usize,
 }
 
 impl<T> Default for CallTable<T> {
     fn default() -> Self {
-        Self { places: VecDeque::new(), count: 0 }
+        Self { places: VecDeque::new(), first: 0, count: 0 }
     }
 }
 
@@ -32,12 +34,12 @@ impl<T> CallTable<T> {
 
     pub(crate) fn get(&self, call: u64) -> Option<&T> {
         let index = self.find(call).ok()?;
-        self.places[index].1.as_ref()
+        self.places.get(index)?.1.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, call: u64) -> Option<&mut T> {
         let index = self.find(call).ok()?;
-        self.places[index].1.as_mut()
+        self.places.get_mut(index)?.1.as_mut()
     }
 
     /// Adds an entry, or replaces it and gives back what was there.
@@ -45,7 +47,14 @@ impl<T> CallTable<T> {
         let before = match self.find(call) {
             Ok(index) => self.places[index].1.replace(entry),
             Err(index) => {
-                self.places.insert(index, (call, Some(entry)));
+                if index == 0 {
+                    self.first = call;
+                }
+                if index == self.places.len() {
+                    self.places.push_back((call, Some(entry)));
+                } else {
+                    self.places.insert(index, (call, Some(entry)));
+                }
                 None
             }
         };
@@ -55,10 +64,13 @@ impl<T> CallTable<T> {
 
     pub(crate) fn remove(&mut self, call: u64) -> Option<T> {
         let index = self.find(call).ok()?;
-        let entry = self.places[index].1.take()?;
+        let entry = self.places.get_mut(index)?.1.take()?;
         self.count -= 1;
-        while self.places.front().is_some_and(|place| place.1.is_none()) {
-            self.places.pop_front();
+        if index == 0 {
+            while self.places.front().is_some_and(|place| place.1.is_none()) {
+                self.places.pop_front();
+            }
+            self.first = self.places.front().map_or(0, |place| place.0);
         }
         while self.places.back().is_some_and(|place| place.1.is_none()) {
             self.places.pop_back();
@@ -90,16 +102,25 @@ impl<T> CallTable<T> {
     }
 
     /// The place of `call`, or where it would be put.
+    #[inline]
     fn find(&self, call: u64) -> Result<usize, usize> {
-        let (Some(first), Some(last)) = (self.places.front(), self.places.back()) else { return Err(0) };
-        if call > last.0 {
-            return Err(self.places.len());
-        }
-        let steps = usize::try_from(call.wrapping_sub(first.0) / 2).unwrap_or(usize::MAX);
+        // A call below the first is far behind the last in this arithmetic.
+        let steps = (call.wrapping_sub(self.first) / 2) as usize;
         match self.places.get(steps) {
             Some(place) if place.0 == call => Ok(steps),
-            _ => self.places.binary_search_by_key(&call, |place| place.0),
+            _ => self.search(call),
         }
+    }
+
+    fn search(&self, call: u64) -> Result<usize, usize> {
+        match self.places.back() {
+            Some(last) if call <= last.0 => {}
+            _ => return Err(self.places.len()),
+        }
+        if call < self.first {
+            return Err(0);
+        }
+        self.places.binary_search_by_key(&call, |place| place.0)
     }
 }
 

@@ -39,7 +39,15 @@ pub(crate) struct Unpacked {
 ///
 /// # Errors
 /// When the metadata is larger than [`META_SIZE_MAX`]: BAD_REQUEST, not executed.
+#[inline]
 pub(crate) fn pack(meta: Option<&Meta>, body: Bytes, compress: bool) -> Result<(Form, Bytes), RpcError> {
+    if meta.is_none() && !compress {
+        return Ok((Form::default(), body));
+    }
+    fold(meta, body, compress)
+}
+
+fn fold(meta: Option<&Meta>, body: Bytes, compress: bool) -> Result<(Form, Bytes), RpcError> {
     let meta = meta.filter(|meta| !meta.is_empty());
     let block = if compress { deflate(&body) } else { None };
     let form = Form { meta: meta.is_some(), compressed: block.is_some() };

@@ -23,11 +23,18 @@ pub(super) struct Elements<'a, 'b> {
 }
 
 impl Writer<'_> {
+    #[inline]
+    fn make_room(&mut self, size: usize) {
+        if self.0.capacity() == 0 {
+            *self.0 = Vec::with_capacity(size.max(SMALL));
+        } else {
+            self.0.reserve(size);
+        }
+    }
+
     fn head(&mut self, major: u8, value: u64) {
         let major = major << 5;
-        if self.0.capacity() == 0 {
-            self.0.reserve(SMALL);
-        }
+        self.make_room(HEAD_SIZE_MAX);
         match value {
             0..=23 => self.0.push(major | value as u8),
             24..=0xff => self.0.extend_from_slice(&[major | 24, value as u8]),
@@ -45,7 +52,7 @@ impl Writer<'_> {
     /// A string: `major` says of what.
     fn string(&mut self, major: u8, bytes: &[u8]) {
         // A body that is one string needs no other memory.
-        self.0.reserve(bytes.len() + HEAD_SIZE_MAX);
+        self.make_room(bytes.len() + HEAD_SIZE_MAX);
         self.head(major, bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
