@@ -266,6 +266,11 @@ impl Endpoint {
         self.events.pop_front()
     }
 
+    /// How many events [`Endpoint::poll_event`] has.
+    pub fn events_len(&self) -> usize {
+        self.events.len()
+    }
+
     /// Starts a call.
     pub fn request(&mut self, now: Instant, conn: ConnId, request: Request) -> Result<CallId, SendError> {
         let slot = self.conns.get_mut(&conn.0).ok_or(SendError::UnknownConnection)?;

@@ -96,11 +96,12 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
     let compress = compress.unwrap_or(inner.policy.compress) && peer_inflates(&inner, target, now)?;
     let (form, body) = envelope::pack(meta.as_deref(), body, compress)?;
     let request = Request { method: method.0, lane, deadline, idempotent, form, body };
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let (mut open, passed) = {
         let mut state = inner.lock();
         let conn = state.connection_to(target, now)?;
         let call = state.endpoint.request(now, conn, request).map_err(|error| refused(&error))?;
-        state.waiting.open(conn, call, deadline);
+        state.waiting.open(conn, call, deadline, waker);
         // Before any of the call can be sent.
         let passed = state.pass(&inner, conn, call, cargo);
         (OpenCall { inner: Arc::clone(&inner), conn, call, ended: false, passed: None }, passed)
@@ -109,7 +110,11 @@ async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result
     inner.doorbell.ring();
     let address = target.address();
     let origin = || Origin { address, method: name.to_string() };
-    let result = match poll_fn(|cx| open.poll_ended(cx)).await {
+    // Whoever ends the call wakes this task: there is nothing to look at before.
+    let mut woken = false;
+    let ended =
+        poll_fn(|cx| if std::mem::replace(&mut woken, true) { open.poll_ended(cx) } else { Poll::Pending });
+    let result = match ended.await {
         Ended::Answered { status, form, body } => unpack_answer(&inner, form, body)
             .map_err(Failure::from)
             .and_then(|body| read_answer(status, body, origin))

@@ -141,6 +141,7 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
         if state.endpoint.poll_timeout().is_some_and(|deadline| deadline <= now) {
             state.endpoint.handle_timeout(now);
         }
+        turn.expected = state.endpoint.events_len();
         while let Some(event) = state.endpoint.poll_event() {
             if let Event::Connected { conn, inbound: true, .. } = event
                 && inner.on_connect.is_some()
@@ -172,6 +173,8 @@ struct Turn<'a> {
     methods: &'a Table,
     now: Instant,
     callers: Callers,
+    /// Events at the start of the turn. Most are of one kind, whichever that is: the first one makes room for all.
+    expected: usize,
     /// Requests to be served.
     arrivals: Vec<Arrival<'a>>,
     /// Callers to be woken.
@@ -187,6 +190,7 @@ impl<'a> Turn<'a> {
             methods,
             now,
             callers: Callers::default(),
+            expected: 0,
             arrivals: Vec::new(),
             woken: Vec::new(),
             dropped: Vec::new(),
@@ -199,6 +203,9 @@ impl<'a> Turn<'a> {
                 self.on_request(state, (conn, call), MethodId(method), deadline, (form, body));
             }
             Event::Response { conn, call, status, form, body } => {
+                if self.woken.is_empty() {
+                    self.woken.reserve(self.expected);
+                }
                 self.woken.extend(state.waiting.end(conn, call, Ended::Answered { status, form, body }));
             }
             Event::Cancelled { conn, call } => match state.serving.remove(&(conn, call)) {
@@ -264,6 +271,9 @@ impl<'a> Turn<'a> {
             }
             Some(served) => {
                 if let Some(caller) = self.callers.caller(self.inner, state, conn, self.now) {
+                    if self.arrivals.is_empty() {
+                        self.arrivals.reserve(self.expected);
+                    }
                     self.arrivals.push(Arrival { conn, call, caller, deadline, served, form, body });
                 }
                 return;

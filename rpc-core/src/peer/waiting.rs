@@ -43,7 +43,7 @@ struct Calls {
 
 #[derive(Debug)]
 enum Waiter {
-    Open { deadline: Instant, waker: Option<Waker> },
+    Open { deadline: Instant, waker: Waker },
     Ended(Ended),
 }
 
@@ -58,10 +58,10 @@ impl Waiting {
         self.deadline
     }
 
-    /// A call was made.
-    pub(super) fn open(&mut self, conn: ConnId, call: CallId, deadline: Instant) {
+    /// A call was made; `waker` is that of who waits for its end.
+    pub(super) fn open(&mut self, conn: ConnId, call: CallId, deadline: Instant, waker: Waker) {
         let calls = &mut self.conns.entry(conn).or_default().calls;
-        calls.insert(call.0, Waiter::Open { deadline, waker: None });
+        calls.insert(call.0, Waiter::Open { deadline, waker });
         self.open += 1;
         self.deadline = Some(self.deadline.map_or(deadline, |earliest| earliest.min(deadline)));
     }
@@ -69,11 +69,14 @@ impl Waiting {
     /// A call ended; gives the waker of who waits for that, to be woken. A call that nobody waits for is ignored.
     pub(super) fn end(&mut self, conn: ConnId, call: CallId, ended: Ended) -> Option<Waker> {
         let waiter = self.conns.get_mut(&conn)?.calls.get_mut(call.0)?;
-        let Waiter::Open { waker, .. } = waiter else { return None };
-        let waker = waker.take();
-        *waiter = Waiter::Ended(ended);
+        if let Waiter::Ended(_) = waiter {
+            return None;
+        }
         self.open -= 1;
-        waker
+        match std::mem::replace(waiter, Waiter::Ended(ended)) {
+            Waiter::Open { waker, .. } => Some(waker),
+            Waiter::Ended(_) => None,
+        }
     }
 
     /// A connection is gone; its calls were ended.
@@ -89,10 +92,7 @@ impl Waiting {
         let Some(calls) = self.conns.get_mut(&conn) else { return Poll::Ready(Ended::Closed) };
         match calls.calls.get_mut(call.0) {
             Some(Waiter::Open { waker, .. }) => {
-                match waker {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    None => *waker = Some(cx.waker().clone()),
-                }
+                waker.clone_from(cx.waker());
                 Poll::Pending
             }
             _ => {
@@ -137,9 +137,10 @@ impl Waiting {
     pub(super) fn close(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for waiter in self.conns.values_mut().flat_map(|calls| calls.calls.iter_mut().map(|entry| entry.1)) {
-            if let Waiter::Open { waker, .. } = waiter {
-                wakers.extend(waker.take());
-                *waiter = Waiter::Ended(Ended::Closed);
+            if let Waiter::Open { .. } = waiter
+                && let Waiter::Open { waker, .. } = std::mem::replace(waiter, Waiter::Ended(Ended::Closed))
+            {
+                wakers.push(waker);
             }
         }
         self.open = 0;

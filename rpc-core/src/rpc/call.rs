@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::batch::Batch;
 use super::error::{CallError, Code, Failure, MethodError, Origin, Outcome, RpcError};
 use super::handle::{self, Arrival, Cargo};
-use super::interceptor::{Answer, NextAttempt, NextCall};
+use super::interceptor::{Answer, Interceptors, NextAttempt, NextCall};
 use super::meta::{HOPS_MAX, IdempotencyKey, Meta, Trace};
 use super::metrics::CallCounters;
 use super::path::{MethodId, Path};
@@ -170,13 +170,7 @@ impl Remote {
     /// Builds a call on encoded bodies; awaiting it sends it.
     pub fn call_raw(&self, method: &str, body: Bytes) -> RawCall {
         let (method, name) = self.path.resolve(method);
-        RawCall {
-            channel: Arc::clone(&self.channel),
-            method,
-            name,
-            body,
-            options: Options::default(),
-        }
+        RawCall { channel: Arc::clone(&self.channel), method, name, body, options: Options::default() }
     }
 }
 
@@ -473,10 +467,10 @@ async fn transmit(
         cargo,
     };
     let watched = observe::calling(channel.runtime(), &request);
-    let retry = options.retry;
     let answer = match &scope {
-        None => call(Arc::clone(&channel), request, retry).await,
-        Some(scope) => Box::pin(unless_stopped(call(Arc::clone(&channel), request, retry), scope)).await,
+        None if chain_of(&*channel).is_none() => repeat(Arc::clone(&channel), request, options.retry).await,
+        None => call(Arc::clone(&channel), request, options.retry).await,
+        Some(scope) => unless_stopped(call(Arc::clone(&channel), request, options.retry), scope).await,
     };
     if let Some(watched) = watched {
         watched.ended(channel.runtime(), channel.address(), &answer);
@@ -496,8 +490,8 @@ fn carry_on(meta: &mut Option<Box<Meta>>, trace: Option<&Trace>) -> Result<(), R
 }
 
 /// Gives a call up when the handler that made it is stopped, wherever the call is polled.
-async fn unless_stopped(call: impl Future<Output = Answer>, scope: &Scope) -> Answer {
-    let (mut call, mut stopped) = (pin!(call), pin!(scope.stopped()));
+async fn unless_stopped(mut call: BoxFuture<Answer>, scope: &Scope) -> Answer {
+    let mut stopped = pin!(scope.stopped());
     poll_fn(|cx| {
         if let Poll::Ready(answer) = call.as_mut().poll(cx) {
             return Poll::Ready(answer);
@@ -511,14 +505,16 @@ async fn unless_stopped(call: impl Future<Output = Answer>, scope: &Scope) -> An
 }
 
 /// Makes a call, through the interceptors if there are any.
-async fn call(channel: Arc<dyn Channel>, request: Attempt, retry: bool) -> Answer {
-    match channel.policy().map(|policy| &policy.interceptors) {
-        Some(chain) if !chain.is_empty() => {
-            let next = NextCall { chain: Arc::clone(chain), at: 0, channel: Arc::clone(&channel), retry };
-            next.run(request).await
-        }
-        _ => repeat(channel, request, retry).await,
+fn call(channel: Arc<dyn Channel>, request: Attempt, retry: bool) -> BoxFuture<Answer> {
+    match chain_of(&*channel).cloned() {
+        Some(chain) => NextCall { chain, at: 0, channel, retry }.run(request),
+        None => Box::pin(repeat(channel, request, retry)),
     }
+}
+
+/// The interceptors of a channel, if there are any.
+fn chain_of(channel: &dyn Channel) -> Option<&Interceptors> {
+    channel.policy().map(|policy| &policy.interceptors).filter(|chain| !chain.is_empty())
 }
 
 /// Transmits a call until it ends: again after *not executed* if that may change, and after *unknown* if the call is
@@ -579,12 +575,9 @@ fn next_try(channel: &dyn Channel, request: &Attempt, retries: u32, error: &RpcE
     Some(pause)
 }
 
-async fn attempt(channel: &Arc<dyn Channel>, request: Attempt) -> Answer {
-    match channel.policy().map(|policy| &policy.interceptors) {
-        Some(chain) if !chain.is_empty() => {
-            let next = NextAttempt { chain: Arc::clone(chain), at: 0, channel: Arc::clone(channel) };
-            next.run(request).await
-        }
-        _ => channel.attempt(request).await,
+fn attempt(channel: &Arc<dyn Channel>, request: Attempt) -> BoxFuture<Answer> {
+    match chain_of(&**channel).cloned() {
+        Some(chain) => NextAttempt { chain, at: 0, channel: Arc::clone(channel) }.run(request),
+        None => channel.attempt(request),
     }
 }
