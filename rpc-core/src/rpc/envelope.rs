@@ -197,7 +197,10 @@ mod tests {
     fn a_body_is_compressed_where_that_pays() {
         let mut random = SeededRandom::new(1);
         let noise: Bytes = (0..5_000).map(|_| random.next_u64() as u8).collect();
-        for (body, pays) in [(text(5_000), true), (text(COMPRESS_ABOVE), false), (noise, false)] {
+        let barely: Bytes = [&noise[..4_700], &[0; 300]].concat().into();
+        for (body, pays) in
+            [(text(5_000), true), (text(COMPRESS_ABOVE), false), (noise, false), (barely, false)]
+        {
             let (form, message) = pack(None, body.clone(), true).unwrap();
             assert_eq!(form.compressed, pays);
             assert_eq!(message.len() < body.len(), pays);
@@ -237,8 +240,24 @@ mod tests {
         let unfold = || unpack(form, message.clone(), &space);
         let mut held: Vec<_> = (0..INFLATED_MAX_FACTOR).map(|_| unfold().unwrap()).collect();
         assert_eq!(unfold().unwrap_err().0, Code::ServerBusy);
+        // What cannot be true is refused as that, whatever room there is.
+        let mut claim = Vec::new();
+        varint::put(&mut claim, 5_000);
+        claim.extend_from_slice(&[0; 10]);
+        assert_eq!(unpack(form, claim.into(), &space).unwrap_err().0, Code::BadRequest);
         held.pop();
         assert!(unfold().is_ok());
+    }
+
+    #[test]
+    fn a_block_that_unfolds_to_less_than_announced_is_refused() {
+        let (form, message) = pack(None, text(5_000), true).unwrap();
+        let mut reader = varint::Reader::new(&message);
+        assert_eq!(reader.varint(), Ok(5_000));
+        let mut longer = Vec::new();
+        varint::put(&mut longer, 5_001);
+        longer.extend_from_slice(&message[reader.position()..]);
+        assert_eq!(unpack(form, longer.into(), &space()).unwrap_err().0, Code::BadRequest);
     }
 
     /// Mutated messages end in a body of the announced size or in an error; never in a panic or in more memory.

@@ -313,7 +313,6 @@ impl State {
     ) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let door = self.doors.get_mut(key)?;
         door.running -= 1;
-        door.holder = None;
         while let Some(Waiting { holder, place }) = door.queue.pop_front() {
             if !place.is_closed() {
                 return Some((place, self.admit(gate, runtime, key, holder)));
@@ -339,3 +338,76 @@ impl fmt::Debug for Gate {
 const FENCE_BITS: u32 = 20;
 /// The shortest time after which a refused call is told to come again.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::sim::World;
+
+    fn holder(runtime: &Runtime) -> Holder {
+        let now = runtime.now();
+        Holder {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            client_id: 1,
+            method: "method".into(),
+            since: now,
+            deadline: now + Duration::from_secs(10),
+            fence: 0,
+        }
+    }
+
+    fn enter(gate: &Arc<Gate>, runtime: &Runtime, key: &'static [u8]) -> Permit {
+        let entered = gate.enter(runtime, holder(runtime), key).now_or_never();
+        entered.expect("nobody is before it").expect("there is room")
+    }
+
+    #[test]
+    fn a_gate_remembers_no_key_that_nobody_holds() {
+        let runtime = World::new(1).observer();
+        let gate = Gate::exclusive_by(1, Arc::new(|request| Some(Bytes::copy_from_slice(request))));
+        let (first, second) = (enter(&gate, &runtime, b"first"), enter(&gate, &runtime, b"second"));
+        assert_eq!(gate.snapshot().holders.len(), 2);
+        drop(first);
+        assert_eq!(gate.snapshot().holders.len(), 1);
+        drop(second);
+        assert_eq!(gate.snapshot(), GateSnapshot::default());
+        assert!(gate.lock().doors.is_empty());
+    }
+
+    #[test]
+    fn who_gave_up_waiting_leaves_its_place_in_the_queue() {
+        let runtime = World::new(1).observer();
+        let gate = Gate::limited(Limits::new(1, 1));
+        let _inside = enter(&gate, &runtime, b"");
+        let mut waits = Box::pin(gate.enter(&runtime, holder(&runtime), b""));
+        assert!(waits.as_mut().now_or_never().is_none());
+        let refused = gate.enter(&runtime, holder(&runtime), b"").now_or_never();
+        assert_eq!(refused.unwrap().map(drop).unwrap_err().code, Code::ServerBusy);
+        drop(waits);
+        assert!(gate.enter(&runtime, holder(&runtime), b"").now_or_never().is_none(), "it waits");
+    }
+
+    #[test]
+    fn who_finds_it_locked_comes_again_when_the_lease_ends_at_the_latest() {
+        let runtime = World::new(1).observer();
+        let gate = Gate::exclusive(0);
+        gate.lock().held = Duration::from_secs(3_600);
+        let _inside = enter(&gate, &runtime, b"");
+        let refused = gate.enter(&runtime, holder(&runtime), b"").now_or_never().unwrap();
+        assert_eq!(refused.map(drop).unwrap_err().retry_after, Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn tokens_grow_also_over_a_restart() {
+        let world = World::new(1);
+        let runtime = world.observer();
+        let before = Gate::exclusive(1);
+        let tokens: Vec<_> = (0..3).map(|_| enter(&before, &runtime, b"").fence()).collect();
+        assert!(tokens.is_sorted_by(|earlier, later| earlier < later), "{tokens:?}");
+        let later = runtime.clone();
+        world.run(async move { later.sleep(Duration::from_millis(1)).await });
+        assert!(enter(&Gate::exclusive(1), &runtime, b"").fence() > tokens[2]);
+    }
+}

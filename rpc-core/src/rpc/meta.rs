@@ -180,6 +180,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_below_the_applications_own_are_not_sent() {
+        let low = Meta { extra: BTreeMap::from([(EXTRA_KEY_MIN - 1, Bytes::from_static(b"low"))]), ..meta() };
+        let sent = Meta { extra: BTreeMap::new(), ..meta() };
+        assert_eq!(codec::encode(&low), codec::encode(&sent));
+    }
+
+    #[test]
     fn a_large_or_broken_map_is_refused() {
         let large = Meta { extra: BTreeMap::from([(64, vec![0; META_SIZE_MAX].into())]), ..Meta::default() };
         assert!(Meta::read(&codec::encode(&large).unwrap()).is_err());

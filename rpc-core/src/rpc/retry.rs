@@ -156,6 +156,16 @@ mod tests {
     }
 
     #[test]
+    fn budgets_that_nobody_holds_are_forgotten_when_there_are_many() {
+        let budgets = Budgets::new(RetryPolicy::default());
+        let remote = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let held = budgets.of(remote(0));
+        (1..3_000).for_each(|port| drop(budgets.of(remote(port))));
+        assert!(budgets.by_address.lock().unwrap().len() <= BUDGETS_MAX);
+        assert!(Arc::ptr_eq(&held, &budgets.of(remote(0))));
+    }
+
+    #[test]
     fn pauses_are_random_up_to_a_doubling_bound_and_heed_the_callee() {
         let runtime = World::new(1).observer();
         let policy = RetryPolicy::default();

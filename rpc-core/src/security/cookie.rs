@@ -80,6 +80,7 @@ mod tests {
         assert!(key.check(now + LIFETIME, address(1), 9, &cookie));
         assert!(!key.check(now + LIFETIME + Duration::from_nanos(1), address(1), 9, &cookie));
         assert!(!key.check(now, address(2), 9, &cookie));
+        assert!(!key.check(now, SocketAddr::from(([127, 0, 0, 2], 1)), 9, &cookie));
         assert!(!key.check(now, address(1), 8, &cookie));
         assert!(!CookieKey::new(&[2; 32]).check(now, address(1), 9, &cookie));
         for bit in 0..cookie.len() * 8 {

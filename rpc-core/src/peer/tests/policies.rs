@@ -9,7 +9,7 @@ use super::*;
 use crate::rpc::call::Attempt;
 use crate::rpc::interceptor::{Answer, Execution, Incoming, Interceptor, NextAttempt, NextCall, NextServe};
 use crate::rpc::limits::{Gate, Limits};
-use crate::rpc::meta::{IdempotencyKey, Trace};
+use crate::rpc::meta::{HOPS_MAX, IdempotencyKey, Trace};
 use crate::rpc::retry::RetryPolicy;
 use crate::rpc::{Failure, MethodId, MethodPolicy, RpcError};
 use crate::runtime::BoxFuture;
@@ -91,8 +91,33 @@ fn a_nested_call_inherits_deadline_and_trace() {
 
         assert_eq!(front(1).trace(77).await, Ok(1));
         let trace = take(&log).remove(0).1.unwrap();
+        assert_ne!(trace.span, 0, "each call has a number of its own");
         assert_eq!((trace.id, trace.hops), (77, vec![MethodId::of("front")]));
     });
+}
+
+#[test]
+fn a_traced_call_that_runs_in_a_circle_is_refused_where_it_is_made() {
+    let errors = Log::default();
+    let seen = Arc::clone(&errors);
+    let around = Services::new().method("around", move |ctx: Ctx, (): ()| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let answer = ctx.caller.call::<_, (), Never>("calc.around", &()).await;
+            push(&seen, answer.clone().unwrap_err().to_string());
+            answer
+        }
+    });
+    let world = World::new(21);
+    let _server = start(&world, 1, around.clone());
+    let client = start(&world, 2, around);
+    world.run(async move {
+        let call = client.remote(address(1)).call::<_, (), Never>("calc.around", &()).trace(1);
+        rpc_error(call.await);
+    });
+    let errors = take(&errors);
+    assert_eq!(errors.len(), HOPS_MAX + 1);
+    assert!(errors[0].contains("circle"), "{}", errors[0]);
 }
 
 #[test]
@@ -206,6 +231,33 @@ fn retries_stop_when_the_budget_of_the_remote_is_spent() {
     let counted = observed.call_counters();
     assert_eq!((counted.retries, counted.retries_past_deadline), (retries, 0));
     assert_eq!(counted.retries_over_budget, 100);
+}
+
+/// Answers transmissions with what it was given, one after the other.
+struct Failing(Log<RpcError>);
+
+impl Interceptor for Failing {
+    fn attempt(&self, _: Attempt, _: NextAttempt) -> BoxFuture<Answer> {
+        let error = self.0.lock().unwrap().remove(0);
+        Box::pin(async move { Err(error.into()) })
+    }
+}
+
+#[test]
+fn what_may_have_run_once_stays_unknown_whatever_the_last_try_says() {
+    let errors = [
+        RpcError::new(Code::ConnectionLost, Outcome::Unknown, "first"),
+        RpcError::not_executed(Code::BadRequest, "second"),
+    ];
+    let world = World::new(26);
+    let failing = Failing(Arc::new(Mutex::new(errors.into())));
+    let client =
+        Peer::builder(world.start(2)).interceptor(failing).start_insecure(world.bind(2, address(2))).unwrap();
+    world.run(async move {
+        let call = client.remote(address(1)).call::<_, (), Never>("any", &()).idempotent(true);
+        let error = rpc_error(call.await);
+        assert_eq!((error.code, error.outcome), (Code::BadRequest, Outcome::Unknown));
+    });
 }
 
 #[test]
