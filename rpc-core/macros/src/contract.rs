@@ -12,6 +12,7 @@ use syn::{
 };
 
 use crate::options::{Exclusive, MethodOptions, ServiceOptions};
+use crate::text;
 
 /// The longest tuple that serde reads and writes.
 const ARGUMENTS_MAX: usize = 16;
@@ -81,6 +82,14 @@ impl Contract {
 }
 
 impl Method {
+    /// Arguments and answer: `(a: i64, b: i64) -> Result<i64, Never>`.
+    pub(crate) fn signature_text(&self) -> String {
+        let arguments =
+            self.arguments.iter().map(|argument| format!("{}: {}", argument.name, text::of(&argument.kind)));
+        let arguments: Vec<_> = arguments.collect();
+        format!("({}) -> Result<{}, {}>", arguments.join(", "), text::of(&self.result), text::of(&self.error))
+    }
+
     fn read(function: TraitItemFn) -> Result<Self> {
         let TraitItemFn { attrs: mut attributes, sig: signature, default, .. } = function;
         let mut faults = Faults::default();

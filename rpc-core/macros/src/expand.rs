@@ -144,7 +144,7 @@ fn method_schema(contract: &Contract, method: &Method) -> TokenStream {
     let constant = schema_of(method);
     let conditions = method.conditions();
     let name = full_name(contract, method);
-    let (signature, docs) = (text::signature(method), text::docs(method.docs()));
+    let (signature, docs) = (method.signature_text(), text::docs(method.docs()));
     let MethodOptions { idempotent, version, written, .. } = &method.options;
     let version = version.unwrap_or(0);
     let kinds: Vec<_> = method.arguments.iter().map(|argument| &argument.kind).collect();

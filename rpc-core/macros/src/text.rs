@@ -3,8 +3,6 @@
 use quote::ToTokens;
 use syn::{Attribute, Expr, ExprLit, Lit, Meta};
 
-use crate::contract::Method;
-
 /// The tokens of `part` with the usual spacing.
 pub(crate) fn of(part: &impl ToTokens) -> String {
     let spaced = part.to_token_stream().to_string();
@@ -21,14 +19,6 @@ pub(crate) fn of(part: &impl ToTokens) -> String {
         }
     }
     text
-}
-
-/// Arguments and answer of a method: `(a: i64, b: i64) -> Result<i64, Never>`.
-pub(crate) fn signature(method: &Method) -> String {
-    let arguments =
-        method.arguments.iter().map(|argument| format!("{}: {}", argument.name, of(&argument.kind)));
-    let arguments: Vec<_> = arguments.collect();
-    format!("({}) -> Result<{}, {}>", arguments.join(", "), of(&method.result), of(&method.error))
 }
 
 /// The documentation in `attributes`, a line per line, without the space after `///`.

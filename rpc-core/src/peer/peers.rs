@@ -1,118 +1,16 @@
-//! Who is there: the peers that a socket has connections with, what becomes of them, and how to send one away.
+//! The list of peers that a socket has connections with, the events of it, and how to send one away.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::broadcast;
-
+use super::roster::{PeerEvents, PeerInfo};
 use super::state::State;
 use super::{Inner, Peer};
-use crate::endpoint::{ConnId, ConnectionInfo, LostReason};
-use crate::runtime::Instant;
-use crate::security::Identity;
+use crate::endpoint::{ConnId, ConnectionInfo};
 use crate::wire::close;
 
-/// Events that wait for one reader; above it the oldest are dropped, which the reader is told.
-pub const EVENTS_MAX: usize = 256;
-
-/// Addresses of which the last process is remembered, to notice another one; above it the lowest is forgotten.
-const PROCESSES_MAX: usize = 4_096;
-
-/// One connection with a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PeerInfo {
-    /// Names the connection on this side. Two peers that call each other may have two.
-    pub connection: ConnId,
-    /// The peer's address.
-    pub address: SocketAddr,
-    /// The random id that the peer's process drew; 0 before the connection is established.
-    pub client_id: u128,
-    /// The boot epoch of the peer's process: another value is another process. 0 before the connection is established.
-    pub epoch: u64,
-    /// What the peer has proved about itself.
-    pub identity: Identity,
-    /// Whether the peer opened the connection.
-    pub inbound: bool,
-    /// Whether the setup exchange is complete.
-    pub established: bool,
-    /// Smoothed round trip time.
-    pub rtt: Duration,
-    /// When the last valid packet of the peer arrived, on this node's clock.
-    pub last_seen: Instant,
-    /// Calls to the peer that are open.
-    pub calling: usize,
-    /// Calls of the peer that are open.
-    pub serving: usize,
-    /// Bytes in datagrams to the peer.
-    pub bytes_sent: u64,
-    /// Bytes in datagrams from the peer.
-    pub bytes_received: u64,
-    /// Services and streams that were passed to the peer, or by it, and are in use.
-    pub handles: usize,
-}
-
-/// What became of a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PeerEvent {
-    /// A connection is established, in either direction.
-    Connected(PeerInfo),
-    /// A peer behind this address is another process than the last one there: it was restarted, or replaced. Comes
-    /// just before its `Connected`.
-    Restarted {
-        /// The address.
-        address: SocketAddr,
-        /// The boot epoch of the process that was there before.
-        before: u64,
-        /// The boot epoch of the one that is there now.
-        now: u64,
-    },
-    /// A peer takes no new calls on this connection: it is about to go.
-    Draining {
-        /// The connection.
-        connection: ConnId,
-        /// The peer's address.
-        address: SocketAddr,
-    },
-    /// An established connection ended.
-    Lost {
-        /// The connection.
-        connection: ConnId,
-        /// The peer's address.
-        address: SocketAddr,
-        /// Why.
-        reason: LostReason,
-    },
-    /// The reader was too slow: so many events were dropped before the next one. [`Peer::peers`] says what is now.
-    Missed(u64),
-}
-
-/// What became of peers since [`Peer::events`] was called, in order.
-pub struct PeerEvents {
-    receiver: broadcast::Receiver<PeerEvent>,
-}
-
-impl PeerEvents {
-    /// The next event; `None` when the peer that is watched has ended. Never holds up the peer: who is more than
-    /// [`EVENTS_MAX`] behind gets [`PeerEvent::Missed`].
-    pub async fn next(&mut self) -> Option<PeerEvent> {
-        match self.receiver.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(count)) => Some(PeerEvent::Missed(count)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
-    }
-}
-
-impl fmt::Debug for PeerEvents {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PeerEvents")
-    }
-}
+/// Judges a peer that has connected: an error, which the peer is told, refuses it.
+pub(super) type OnConnect = Arc<dyn Fn(&PeerInfo) -> Result<(), String> + Send + Sync>;
 
 impl Peer {
     /// Every connection that this peer has, established or in setup, ascending by their names.
@@ -123,7 +21,7 @@ impl Peer {
 
     /// What becomes of peers from now on.
     pub fn events(&self) -> PeerEvents {
-        PeerEvents { receiver: self.inner.lock().roster.subscribe() }
+        self.inner.lock().roster.subscribe()
     }
 
     /// Ends all connections with the peer at `address`; it is told the first 256 bytes of `reason`. Open calls in
@@ -146,71 +44,6 @@ impl Peer {
         drop(state);
         self.inner.doorbell.ring();
         conns.len()
-    }
-}
-
-/// Judges a peer that has connected: an error, which the peer is told, refuses it.
-pub(super) type OnConnect = Arc<dyn Fn(&PeerInfo) -> Result<(), String> + Send + Sync>;
-
-/// Who is known to be there, and who wants to hear of it.
-pub(super) struct Roster {
-    connected: BTreeMap<ConnId, SocketAddr>,
-    /// The boot epoch of the last process at an address.
-    processes: BTreeMap<SocketAddr, u64>,
-    events: Option<broadcast::Sender<PeerEvent>>,
-}
-
-impl Roster {
-    pub(super) fn new() -> Self {
-        let events = Some(broadcast::Sender::new(EVENTS_MAX));
-        Self { connected: BTreeMap::new(), processes: BTreeMap::new(), events }
-    }
-
-    fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {
-        match &self.events {
-            Some(events) => events.subscribe(),
-            // The peer has ended, and so have its events.
-            None => broadcast::channel(1).1,
-        }
-    }
-
-    fn tell(&self, event: PeerEvent) {
-        if let Some(events) = &self.events {
-            // An error says that nobody listens.
-            let _ = events.send(event);
-        }
-    }
-
-    pub(super) fn on_connected(&mut self, info: PeerInfo) {
-        let (address, now) = (info.address, info.epoch);
-        self.connected.insert(info.connection, address);
-        if let Some(before) = self.processes.insert(address, now)
-            && before != now
-        {
-            self.tell(PeerEvent::Restarted { address, before, now });
-        }
-        if self.processes.len() > PROCESSES_MAX {
-            self.processes.pop_first();
-        }
-        self.tell(PeerEvent::Connected(info));
-    }
-
-    pub(super) fn on_draining(&self, connection: ConnId) {
-        if let Some(address) = self.connected.get(&connection).copied() {
-            self.tell(PeerEvent::Draining { connection, address });
-        }
-    }
-
-    /// A connection that was never established was never there.
-    pub(super) fn on_lost(&mut self, connection: ConnId, reason: &LostReason) {
-        if let Some(address) = self.connected.remove(&connection) {
-            self.tell(PeerEvent::Lost { connection, address, reason: reason.clone() });
-        }
-    }
-
-    /// The peer ends: readers get what is left, and then the end.
-    pub(super) fn end(&mut self) {
-        self.events = None;
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::peers::Roster;
+use super::roster::Roster;
 use super::waiting::Waiting;
 use crate::endpoint::{CallId, ConnId, Endpoint};
 use crate::rpc::RpcError;

@@ -23,7 +23,7 @@ use super::metrics::CallCounters;
 use super::path::{MethodId, Path};
 use super::policy::Policy;
 use super::retry::{Budget, RetryPolicy};
-use super::schema::{self, MethodSchema};
+use super::schema::MethodSchema;
 use super::scope::Scope;
 use super::session::Session;
 use super::{codec, describe, notify, observe};
@@ -348,7 +348,7 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
                     Err(Failure::Rpc(error)) => {
                         let theirs = error.schema.clone();
                         return Err(match self.schema {
-                            Some(ours) => schema::explain(error, &self.name, ours, theirs.as_deref()).into(),
+                            Some(ours) => error.explained(&self.name, ours, theirs.as_deref()).into(),
                             None => error.into(),
                         });
                     }
@@ -359,7 +359,7 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
             let Some(ours) = self.schema else { return Err(error.into()) };
             // Rare and large: not a part of what each call allocates.
             let theirs = Box::pin(describe::schema_at(&self.channel, self.method)).await;
-            Err(schema::explain(error, &self.name, ours, theirs.as_ref()).into())
+            Err(error.explained(&self.name, ours, theirs.as_ref()).into())
         })
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, CodecError};
-use super::schema::Schema;
+use super::schema::{MethodSchema, Schema};
 
 /// What became of a call that has no result. The worst over its transmissions: *unknown* beats *not executed*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -167,6 +167,17 @@ pub struct RpcError {
 pub const CAUSES_MAX: usize = 8;
 
 impl RpcError {
+    /// Turned into SCHEMA_MISMATCH if the two sides were built from different methods.
+    pub(crate) fn explained(mut self, method: &str, ours: &MethodSchema, theirs: Option<&Schema>) -> Self {
+        let ours = ours.summary();
+        if let Some(theirs) = theirs.filter(|theirs| ours.differs(theirs)) {
+            let sides = format!("this side was built with {ours}, the peer with {theirs}");
+            self.message = format!("{method}: {sides}: {}", self.message);
+            self.code = Code::SchemaMismatch;
+        }
+        self
+    }
+
     /// An error without origin.
     pub fn new(code: Code, outcome: Outcome, message: impl Into<String>) -> Self {
         Self {

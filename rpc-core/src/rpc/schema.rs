@@ -19,7 +19,6 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use self::cddl::rules;
 pub use self::shape::{Body, Content, Definition, Field, Shape, Shapes, Variant};
-use super::error::{Code, RpcError};
 
 /// A service as a trait declares it.
 #[derive(Clone, Copy, Debug)]
@@ -160,31 +159,18 @@ pub struct Schema {
     pub signature: String,
 }
 
+impl Schema {
+    /// Whether both fingerprints are known, and not the same.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        self.fingerprint.zip(other.fingerprint).is_some_and(|(ours, theirs)| ours != theirs)
+    }
+}
+
 impl fmt::Display for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.signature)?;
         self.fingerprint.map_or(Ok(()), |fingerprint| write!(f, " #{fingerprint:016x}"))
     }
-}
-
-/// Turns `error` into SCHEMA_MISMATCH if the two sides were built from different methods.
-pub(crate) fn explain(
-    mut error: RpcError,
-    method: &str,
-    ours: &MethodSchema,
-    theirs: Option<&Schema>,
-) -> RpcError {
-    let ours = ours.summary();
-    let Some(theirs) = theirs.filter(|theirs| differ(&ours, theirs)) else { return error };
-    error.message =
-        format!("{method}: this side was built with {ours}, the peer with {theirs}: {}", error.message);
-    error.code = Code::SchemaMismatch;
-    error
-}
-
-/// Whether both fingerprints are known, and not the same.
-fn differ(ours: &Schema, theirs: &Schema) -> bool {
-    ours.fingerprint.zip(theirs.fingerprint).is_some_and(|(ours, theirs)| ours != theirs)
 }
 
 /// FNV-1a of 64 bits.

@@ -15,7 +15,7 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-use super::shape::{Body, Content, Definition, Field, Shape, Variant};
+use super::shape::{Body, Content, Definition, Field, Shape, Shapes, Variant};
 
 /// Passes over one type at most; each but the last finds something new, so only huge types get here.
 const PASSES_MAX: usize = 4_096;
@@ -24,8 +24,18 @@ const DEPTH_MAX: usize = 64;
 /// Values made for one type at most.
 const STEPS_MAX: usize = 1 << 20;
 
+impl Shapes {
+    /// Adds the shape of `T` to the roots.
+    #[must_use]
+    pub fn with<T: DeserializeOwned>(mut self) -> Self {
+        let root = shape_of::<T>(&mut self.definitions);
+        self.roots.push(root);
+        self
+    }
+}
+
 /// The shape of `T`; structs and enums are added to `definitions`, or found there.
-pub(super) fn shape_of<T: DeserializeOwned>(definitions: &mut Vec<Definition>) -> Shape {
+fn shape_of<T: DeserializeOwned>(definitions: &mut Vec<Definition>) -> Shape {
     let mut root = Shape::Any;
     let mut tracer = Tracer::new(definitions);
     for _ in 0..PASSES_MAX {

@@ -2,10 +2,6 @@
 
 use std::fmt::Write as _;
 
-use serde::de::DeserializeOwned;
-
-use super::probe;
-
 /// The shapes of several types, which share their definitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shapes {
@@ -84,14 +80,6 @@ pub enum Content {
 }
 
 impl Shapes {
-    /// Adds the shape of `T` to the roots.
-    #[must_use]
-    pub fn with<T: DeserializeOwned>(mut self) -> Self {
-        let root = probe::shape_of::<T>(&mut self.definitions);
-        self.roots.push(root);
-        self
-    }
-
     /// Adds a root of which nothing is known.
     #[must_use]
     pub fn with_any(mut self) -> Self {
