@@ -6,7 +6,8 @@ import sys
 import cbor2
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from . import wire
+from . import envelope, wire
+from .envelope import Meta
 from .peer import Params, init_body, method_id, prologue, reply_body
 from .security import Clear, Insecure, Noise
 from .wire import Ack, Accepted, Cancel, Close, Drain, MaxData, Part, Ping, Req, Resp, Seen, read_frames, u, write_frame
@@ -26,6 +27,16 @@ FRAMES = [
     Drain(6, 0),
     Ping(),
 ]
+META = Meta(
+    trace=bytes(range(0x31, 0x41)),
+    span=0x41424344,
+    hops=(method_id("ping"),),
+    key=(bytes(range(0x51, 0x61)), 7),
+    extra={64: b"token"},
+)
+ZEROS = cbor2.dumps(bytes(2000))
+BLOCK = bytes.fromhex("4f5907d0000100 ffffffffffffffbe 500000000000")  # as the page explains it
+FOLDED = wire.v(len(ZEROS)) + BLOCK
 
 
 def unhex(text):
@@ -49,6 +60,21 @@ def setup(initiator, acceptor, mode):
     return init, reply, initiator.keys(), acceptor.keys()
 
 
+def setup_with_node_keys(initiator, acceptor):
+    """INIT, REPLY and the INIT with message 3."""
+    one = initiator.write(b"")
+    assert acceptor.read(one) == b""
+    two = acceptor.write(u(B, 8) + PARAMS)
+    assert initiator.read(two) == u(B, 8) + PARAMS
+    three = initiator.write(PARAMS)
+    assert acceptor.read(three) == PARAMS
+    return (
+        wire.setup_packet(wire.INIT, 1, 0, A, init_body([1], 2, b"", one), padded=True),
+        wire.setup_packet(wire.REPLY, 1, A, B, reply_body(2, two), padded=True),
+        wire.setup_packet(wire.INIT, 1, B, A, reply_body(2, three)),
+    )
+
+
 def vectors():
     init, reply, _, _ = setup(Clear(), Clear(), 0)
     yield "init", init
@@ -58,6 +84,9 @@ def vectors():
     yield "request", plain.seal(B, 0, joined(REQUEST))
     yield "response", plain.seal(A, 0, joined(RESPONSE))
     yield "frames", joined(FRAMES)
+    yield "request-meta", write_frame(Req(4, ADD, 0x41, 5_000_000, 1234, META.write() + cbor2.dumps([2, 3])))
+    yield "response-compressed", write_frame(Resp(4, 0, 0x81, FOLDED))
+    yield "request-both", write_frame(Req(6, ADD, 0xC1, 5_000_000, 1234, META.write() + FOLDED))
     yield "close", plain.seal(A, 9, joined([Close(2, b"unknown frame")]))
     random = bytes.fromhex("28 2122232425262728 2728")
     yield "reset", wire.reset(B, 3, random, plain.reset_token)
@@ -78,10 +107,22 @@ def vectors():
     cookie = bytes(range(0xC0, 0xD8))
     yield "retry", wire.setup_packet(wire.RETRY, 1, A, 0, b"\x18" + cookie)
 
+    node = lambda first, own: Noise(2, first == 32, shared, prologue(1, A, [1]), static=key(own), ephemeral=key(first))
+    initiator, acceptor = node(32, 0x60), node(64, 0x80)
+    init, reply, third = setup_with_node_keys(initiator, acceptor)
+    yield "node-init", init
+    yield "node-reply", reply
+    yield "node-third", third
+    ours, theirs = initiator.keys(), acceptor.keys()
+    yield "node-secrets", ours.tx.secret + theirs.tx.secret
+    yield "node-request", ours.seal(B, 0, joined(REQUEST))
+
 
 def readers(page):
     """What is written is also read, the page's own bytes included."""
     assert read_frames(joined(FRAMES)) == FRAMES
+    for flags, message in ((0xC1, META.write() + FOLDED), (0x41, META.write() + ZEROS)):
+        assert envelope.unpack(flags, message, 4096) == (META, ZEROS)
     assert wire.untagged(page["init"]) and not wire.untagged(page["init"][:-1] + b"\1")
     for low, expected, full in ((0, 0, 0), (0xFFFFFFFF, 1 << 32, 0xFFFFFFFF), (1, (1 << 32) - 1, (1 << 32) + 1)):
         assert wire.full_number(low, expected) == full

@@ -11,11 +11,13 @@ use super::frame::{self, Frame, PartHead, RequestHead};
 use super::packet::{self, Header, LONG_HEADER_SIZE, SHORT_HEADER_SIZE};
 use super::seal::{self, Keys, Rotation};
 use super::setup::{self, Init, Message, Params, VERSIONS};
-use super::varint::Reader;
+use super::varint::{self, Reader};
 use super::{Form, Lane, VERSION, close};
+use crate::rpc::envelope::{Space, unpack};
+use crate::rpc::meta::{IdempotencyKey, Meta, Trace};
 use crate::rpc::{Code, MethodId, Outcome, RpcError, codec};
 use crate::runtime::Instant;
-use crate::security::{Handshake, Prologue, Security, SharedKey};
+use crate::security::{Handshake, NodeKey, Prologue, Security, SharedKey};
 
 const PAGE: &str = include_str!("../../../docs/PROTOCOL.md");
 
@@ -105,14 +107,56 @@ fn response_frames() -> Vec<u8> {
     frames
 }
 
-/// A data packet in the insecure mode, padded as a packet that wants an acknowledgement is.
-fn packet(dcid: u64, pn: u32, frames: &[u8]) -> Vec<u8> {
+/// A data packet before it is sealed, padded as a packet that wants an acknowledgement is.
+fn open_packet(dcid: u64, pn: u32, frames: &[u8]) -> Vec<u8> {
     let mut buf = Vec::new();
     Header::Short { dcid, pn_low: pn }.put(&mut buf);
     buf.extend_from_slice(frames);
     buf.resize(buf.len().max(packet::ACK_ELICITING_SIZE_MIN - 16), 0);
+    buf
+}
+
+/// A data packet in the insecure mode.
+fn packet(dcid: u64, pn: u32, frames: &[u8]) -> Vec<u8> {
+    let mut buf = open_packet(dcid, pn, frames);
     seal::put_checksum(&mut buf, 0);
     buf
+}
+
+/// A data packet of the other modes.
+fn sealed(keys: &Keys, dcid: u64, pn: u32, frames: &[u8]) -> Vec<u8> {
+    let mut buf = open_packet(dcid, pn, frames);
+    keys.seal(u64::from(pn), &mut buf, 0, SHORT_HEADER_SIZE);
+    buf
+}
+
+/// 32 bytes that count up.
+fn key(first: u8) -> [u8; 32] {
+    std::array::from_fn(|index| first + index as u8)
+}
+
+fn metadata() -> Meta {
+    Meta {
+        trace: Some(Trace {
+            id: 0x3132_3334_3536_3738_393a_3b3c_3d3e_3f40,
+            span: 0x4142_4344,
+            hops: vec![MethodId::of("ping")],
+        }),
+        key: Some(IdempotencyKey { client: 0x5152_5354_5556_5758_595a_5b5c_5d5e_5f60, sequence: 7 }),
+        extra: [(64, Bytes::from_static(b"token"))].into(),
+    }
+}
+
+/// 2,000 zeros as a byte string: `size v | LZ4 block` as the page spells it out, and the body itself.
+fn compressed_zeros() -> (Vec<u8>, Bytes) {
+    let mut message = Vec::new();
+    varint::put(&mut message, 2_003);
+    // Four literals and a match of 4 + 15 + 7 * 255 + 190 bytes at distance 1.
+    message.extend_from_slice(&[0x4f, 0x59, 0x07, 0xd0, 0x00, 1, 0]);
+    message.extend_from_slice(&[[255; 7].as_slice(), &[190]].concat());
+    // The last five bytes of a block are literals.
+    message.extend_from_slice(&[0x50, 0, 0, 0, 0, 0]);
+    (message, codec::encode(serde_bytes::Bytes::new(&[0; 2_000])).expect("plain data"))
 }
 
 #[test]
@@ -167,6 +211,32 @@ fn frames() {
 }
 
 #[test]
+fn metadata_and_compression() {
+    let meta = codec::encode(&metadata()).expect("plain data");
+    let arguments = codec::encode(&(2, 3)).expect("plain data");
+    let (block, zeros) = compressed_zeros();
+    let space = Space::new(4_096);
+    let request = |name, call, form, message: Vec<u8>| {
+        let mut frame = Vec::new();
+        frame::put_request(&mut frame, call, &RequestHead { form, ..request_head() }, &message);
+        check(name, &frame);
+        let unpacked = unpack(form, message.into(), &space).expect("a whole message");
+        (unpacked.meta.as_deref().cloned(), unpacked.body)
+    };
+    let plain = [&meta[..], &arguments].concat();
+    let read = request("request-meta", 4, Form { meta: true, compressed: false }, plain);
+    assert_eq!(read, (Some(metadata()), arguments));
+    let folded = [&meta[..], &block].concat();
+    let read = request("request-both", 6, Form { meta: true, compressed: true }, folded);
+    assert_eq!(read, (Some(metadata()), zeros.clone()));
+
+    let (form, mut frame) = (Form { meta: false, compressed: true }, Vec::new());
+    frame::put_response(&mut frame, 4, 0, Lane::Normal, form, &block);
+    check("response-compressed", &frame);
+    assert_eq!(unpack(form, block.into(), &space).expect("a whole message").body, zeros);
+}
+
+#[test]
 fn the_end() {
     let mut frames = Vec::new();
     frame::put_close(&mut frames, close::VIOLATION, b"unknown frame");
@@ -177,7 +247,6 @@ fn the_end() {
 /// The whole exchange in mode 1 with fixed keys.
 #[test]
 fn with_a_shared_key() {
-    let key = |first: u8| std::array::from_fn(|index| first + index as u8);
     let security = Security::shared_key(SharedKey::new(key(0)));
     let prologue = Prologue::new(VERSION, A, VERSIONS);
     let mut initiator = Handshake::initiate(&security, &prologue, key(0x20)).expect("keys fit");
@@ -196,14 +265,6 @@ fn with_a_shared_key() {
     check("secrets", &[*of_a.send.bytes(), *of_b.send.bytes()].concat());
     let now = Instant::default();
     let (mut keys_a, mut keys_b) = (Keys::new(now, Some(of_a)), Keys::new(now, Some(of_b)));
-    let sealed = |keys: &Keys, dcid: u64, pn: u32, frames: &[u8]| {
-        let mut buf = Vec::new();
-        Header::Short { dcid, pn_low: pn }.put(&mut buf);
-        buf.extend_from_slice(frames);
-        buf.resize(buf.len().max(packet::ACK_ELICITING_SIZE_MIN - 16), 0);
-        keys.seal(u64::from(pn), &mut buf, 0, SHORT_HEADER_SIZE);
-        buf
-    };
     check("sealed-request", &sealed(&keys_a, B, 0, &request_frames()));
     check("sealed-response", &sealed(&keys_b, A, 0, &response_frames()));
     let request = Bytes::from(vector("sealed-request"));
@@ -218,6 +279,33 @@ fn with_a_shared_key() {
     check("sealed-reset", &reset);
     let cookie: [u8; 24] = std::array::from_fn(|index| 0xc0 + index as u8);
     check("retry", &setup::retry(A, &cookie));
+}
+
+/// The whole exchange in mode 2 with fixed keys.
+#[test]
+fn with_node_keys() {
+    let security = |own| Security::node_keys(SharedKey::new(key(0)), NodeKey::new(key(own)), |_| true);
+    let prologue = Prologue::new(VERSION, A, VERSIONS);
+    let mut initiator = Handshake::initiate(&security(0x60), &prologue, key(0x20)).expect("keys fit");
+    let mut acceptor = Handshake::accept(&security(0x80), &prologue, key(0x40)).expect("keys fit");
+
+    let message: Bytes = initiator.write(&[]).expect("its turn").into();
+    assert_eq!(acceptor.read(&message), Ok(Vec::new()));
+    check(
+        "node-init",
+        &Init { versions: VERSIONS.to_vec(), mode: 2, cookie: Bytes::new(), message }.datagram(A),
+    );
+    let message: Bytes = acceptor.write(&params().payload(Some(B))).expect("its turn").into();
+    assert_eq!(initiator.read(&message).map(Params::read_second), Ok(Ok((B, params()))));
+    check("node-reply", &Message { mode: 2, message }.reply(A, B));
+    let message: Bytes = initiator.write(&params().payload(None)).expect("its turn").into();
+    assert_eq!(acceptor.read(&message).map(Params::read_only), Ok(Ok(params())));
+    check("node-third", &Message { mode: 2, message }.third(B, A));
+
+    let (of_a, of_b) = (initiator.secrets().expect("complete"), acceptor.secrets().expect("complete"));
+    check("node-secrets", &[*of_a.send.bytes(), *of_b.send.bytes()].concat());
+    let keys_a = Keys::new(Instant::default(), Some(of_a));
+    check("node-request", &sealed(&keys_a, B, 0, &request_frames()));
 }
 
 #[test]
