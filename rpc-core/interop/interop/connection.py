@@ -4,11 +4,13 @@ import asyncio
 import os
 from collections import Counter, deque
 
-from . import bodies
-from .bodies import Code, MethodError, Outcome, RpcError
+from . import bodies, envelope
+from .bodies import SERVED, Code, Context, MethodError, Outcome, RpcError
+from .envelope import Meta
+from .handles import Handles
 from .messages import Incoming, Outgoing
 from .wire import (
-    ACKNOWLEDGED_SIZE, IDEMPOTENT, LANE, NORMAL_LANE, OF_RESPONSE, SETUP_SIZE, SHORT_HEADER, TAG,
+    ACKNOWLEDGED_SIZE, COMPRESSED, IDEMPOTENT, LANE, META, NORMAL_LANE, OF_RESPONSE, SETUP_SIZE, SHORT_HEADER, TAG,
     Accepted, Ack, Cancel, Close, Drain, Grant, Malformed, MaxData, Part, PathChallenge, PathResponse, Ping, Req, Resp,
     Seen, full_number, read_frames, write_frame,
 )
@@ -57,6 +59,13 @@ class OpenCall:
         self.future, self.deadline, self.sent = future, deadline, False
 
 
+def kinds(frame):
+    """What a frame counts as."""
+    flags = getattr(frame, "flags", 0)
+    names = (type(frame).__name__, flags & META and "META", flags & COMPRESSED and "COMPRESSED")
+    return [name for name in names if name]
+
+
 class Connection:
     def __init__(self, peer, address, local, remote, keys, initiator, theirs):
         self.peer, self.address, self.local, self.remote, self.keys = peer, address, local, remote, keys
@@ -82,8 +91,9 @@ class Connection:
         self.taken, self.running, self.cancelled, self.floor, self.stored = {}, {}, set(), 0, 0
         self.incoming, self.room, self.held = {}, {}, {}  # sizes: with memory (begun or granted), without
         self.given_up = {}  # what holds its share of the window until CANCEL is known
+        self.handles = Handles(self)
         self.third = None  # the task that repeats message 3
-        self.timer, self.came, self.went = None, Counter(), Counter()  # frames by name
+        self.timer, self.came, self.went = None, Counter(), Counter()  # frames by `kinds`
         if initiator:
             self.on_connected()
 
@@ -94,10 +104,12 @@ class Connection:
 
     # --- our calls ---------------------------------------------------------------------------------------------------
 
-    async def call(self, name, *arguments, timeout=5.0, idempotent=False, lane=NORMAL_LANE):
-        return await self.call_raw(name, bodies.write_arguments(arguments), timeout, idempotent, lane)
-
-    async def call_raw(self, name, body, timeout=5.0, idempotent=False, lane=NORMAL_LANE):
+    async def call(self, name, *arguments, timeout=5.0, idempotent=False, lane=NORMAL_LANE, compress=False,
+                   meta=Meta(), returns=None, handles=None):
+        """`returns`: what the handle in the answer stands for here (`Remote`, `Producer` or `Consumer`). `handles`: what
+        the handles of a body within the arguments stand for."""
+        handles = [] if handles is None else handles
+        body = bodies.write_arguments(arguments, handles)
         number = self.next_call
         if self.ended:
             raise self.ended
@@ -107,11 +119,37 @@ class Connection:
             raise RpcError(Code.TOO_LARGE, Outcome.NOT_EXECUTED)
         if len(self.open) >= self.theirs.calls_max:
             raise RpcError(Code.SERVER_BUSY, Outcome.NOT_EXECUTED)
+        served = SERVED.get()
+        if served:
+            meta, timeout = self._onward(served, meta), min(timeout, served.deadline - self.loop.time())
+        form, message = envelope.pack(meta, body, compress and self.theirs.features & 1)
+        self.handles.passed(number, False, handles)
         self.next_call += 2
-        self._expect(self.loop.time())
+        self.expect()
         call = self.open[number] = OpenCall(self.loop.create_future(), self.loop.time() + timeout)
-        flags, head = lane | (IDEMPOTENT if idempotent else 0), (bodies.method_id(name), 0, 0)
-        self._send_message(Req(number, head[0], flags, 0, 0, body), Outgoing(number, flags, head, body))
+        flags, head = form | lane | (IDEMPOTENT if idempotent else 0), (bodies.method_id(name), 0, 0)
+        self._send_message(Req(number, head[0], flags, 0, 0, message), Outgoing(number, flags, head, message))
+        try:
+            answer = await self._answer_of(number, call, timeout)
+        except RpcError as error:
+            self.handles.take_back(number, handles, error)
+            raise
+        except asyncio.CancelledError:
+            self.handles.take_back(number, handles, RpcError(Code.CANCELLED, Outcome.UNKNOWN))
+            raise
+        return self.handles.read_answer(number, returns, answer) if returns else answer
+
+    @staticmethod
+    def _onward(served, meta):
+        """Section 9.5: a call that is made while a traced one is served."""
+        trace, hops = served.trace_onward() or (None, ())
+        if not trace:
+            return meta
+        if len(hops) > envelope.HOPS_MAX:
+            raise RpcError(Code.BAD_REQUEST, Outcome.NOT_EXECUTED, "a call that runs in a circle")
+        return meta._replace(trace=trace, span=int.from_bytes(os.urandom(8), "big"), hops=hops)
+
+    async def _answer_of(self, number, call, timeout):
         try:
             return await asyncio.wait_for(call.future, timeout)
         except asyncio.TimeoutError:
@@ -143,7 +181,8 @@ class Connection:
         call = self._end_call(number)
         if call and not call.future.done():
             try:
-                call.future.set_result(bodies.read_response(status, flags, body))
+                body_max = self.peer.params.message_size_max
+                call.future.set_result(bodies.read_response(status, flags, body, body_max))
             except (RpcError, MethodError) as error:
                 call.future.set_exception(error)
 
@@ -156,24 +195,28 @@ class Connection:
             if self.taken[number]:
                 self._send_message(*self.taken[number])
             elif number not in self.cancelled:
-                self._answer(number, flags, 16 + Code.UNKNOWN_OUTCOME, b"")
+                self._answer(number, flags & LANE, 16 + Code.UNKNOWN_OUTCOME, b"")
             return
         self.taken[number] = None
         if self.draining:
-            self._answer(number, flags, 16 + Code.DRAINING, b"")
+            self._answer(number, flags & LANE, 16 + Code.DRAINING, b"")
         elif left_us == 0:
-            self._answer(number, flags, 16 + Code.TIMEOUT, b"")
+            self._answer(number, flags & LANE, 16 + Code.TIMEOUT, b"")
         elif len(self.running) >= self.peer.params.calls_max:
-            self._answer(number, flags, 16 + Code.SERVER_BUSY, b"")
+            self._answer(number, flags & LANE, 16 + Code.SERVER_BUSY, b"")
         else:
-            self.running[number] = self.loop.create_task(self._serve(number, method, flags, body))
+            context = Context(self, number, method, Meta(), self.loop.time() + left_us / 1e6)
+            self.running[number] = self.loop.create_task(self._serve(context, flags, body))
             self.loop.call_later(self._probe_timeout(), self._accept, number)
 
-    async def _serve(self, number, method, flags, body):
-        """Until its end or CANCEL; the deadline is left to the caller."""
-        status, answer = await bodies.dispatch(self.peer.methods, method, flags, body)
-        if self.running.pop(number, None):
-            self._answer(number, flags, status, answer)
+    async def _serve(self, context, flags, body):
+        """Until its end or CANCEL; the deadline is left to the caller. What came compressed is answered so."""
+        handler = self.handles.methods.get(context.method) or self.peer.methods.get(context.method)
+        status, answer, handles = await bodies.dispatch(handler, context, flags, body)
+        if self.running.pop(context.call, None):
+            self.handles.passed(context.call, True, handles)
+            form, answer = envelope.pack(Meta(), answer, flags & COMPRESSED and self.theirs.features & 1)
+            self._answer(context.call, flags & LANE | form, status, answer)
             self.flush()
 
     def _accept(self, number):
@@ -182,8 +225,7 @@ class Connection:
             self.flush()
 
     def _answer(self, number, flags, status, body):
-        lane = flags & LANE
-        answer = Resp(number, status, lane, body), Outgoing(number, lane | OF_RESPONSE, (status,), body)
+        answer = Resp(number, status, flags, body), Outgoing(number, flags | OF_RESPONSE, (status,), body)
         self.taken[number] = answer
         self.stored += len(body)
         for old in sorted(self.taken):
@@ -288,7 +330,7 @@ class Connection:
         for it in frames:
             if isinstance(it, (Req, Part)) and it.call in self.open:
                 self.open[it.call].sent = True
-            self.went[type(it).__name__] += 1
+            self.went.update(kinds(it))
         data = b"".join(map(write_frame, frames))
         if self.received.ranges:
             ack = Ack(self.received.ranges[:32], max(0, int((now - self.largest_at) * 1e6)))
@@ -299,7 +341,7 @@ class Connection:
         number, self.next_number = self.next_number, self.next_number + 1
         if any(not isinstance(it, (Ack, Close)) for it in frames):
             data = data.ljust(ACKNOWLEDGED_SIZE - SHORT_HEADER - TAG, b"\0")
-            self._expect(now)
+            self.expect()
             self.sent[number], self.last_sent = SentPacket(now, frames, self.keys.phase), now
         self._rotate(number)
         self.peer.transmit(self.keys.seal(self.remote, number, data), self.address)
@@ -339,7 +381,7 @@ class Connection:
                 self._challenge(address)
             self._acknowledge_later(number, frames, now)
             for it in frames:
-                self.came[type(it).__name__] += 1
+                self.came.update(kinds(it))
                 getattr(self, "_on_" + type(it).__name__.lower())(it, address)
                 if self.ended:
                     return
@@ -580,12 +622,12 @@ class Connection:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _expects(self):
-        return bool(self.open or self.sent)
+        return bool(self.open or self.sent or self.handles.in_use())
 
-    def _expect(self, now):
+    def expect(self):
         """Called before something is expected: silence counts from here at the earliest."""
         if not self._expects():
-            self.expecting_since = now
+            self.expecting_since = self.loop.time()
 
     def _look_for_silence(self, now):
         since = max(self.heard, self.expecting_since)
@@ -638,6 +680,7 @@ class Connection:
             if not call.future.done():
                 call.future.set_exception(RpcError(error.code, outcome, error.message))
         self.open.clear()
+        self.handles.lost(error)
         for task in self.running.values():
             task.cancel()
         self.running.clear()

@@ -13,8 +13,6 @@ from .security import INSECURE, NODE_KEYS, SHARED_KEY, Clear, Insecure, Noise, h
 from .wire import INIT, REPLY, RETRY, VERSIONS, Malformed, Reader, setup_packet, u
 
 
-
-
 class Params(NamedTuple):
     """Section 3.1."""
 
@@ -70,7 +68,7 @@ class Peer(asyncio.DatagramProtocol):
         self.key, self.mode = key, NODE_KEYS if node else SHARED_KEY if key else INSECURE
         self.node, self.allowed = node, allowed
         self.methods = {method_id(name): handler for name, handler in methods.items()}
-        self.params = Params(int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(16), "big"), features=0)
+        self.params = Params(int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(16), "big"))
         self.params = self.params._replace(**params)
         self.loss, self.dice, self.cookies = loss, random.Random(seed), cookies
         self.rotate_after, self.memory, self.retries = rotate_after, memory, 0

@@ -2,7 +2,6 @@
 example of that name and WORD chooses stories by name. Each starts its own processes and sockets."""
 
 import asyncio
-import collections
 import os
 import socket
 import sys
@@ -11,8 +10,11 @@ import traceback
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from .bodies import Code, MethodError, Outcome, RpcError, method_id
+from .bodies import Code, MethodError, Outcome, RpcError, method_id, write
+from .envelope import Meta
+from .handles import Consumer, Producer, Remote
 from .peer import Peer
+from .services import Counter, Service
 from .wire import Req, Seen, setup_packet, write_frame
 
 KEY = bytes(range(7, 39))
@@ -22,46 +24,6 @@ NODE, RUST_NODE = (X25519PrivateKey.from_private_bytes(bytes(range(first, first 
 NODE_OPTIONS = ["--node", RUST_NODE.private_bytes_raw().hex(), NODE.public_key().public_bytes_raw().hex()]
 NODES = {"key": KEY, "node": NODE, "allowed": RUST_NODE.public_key()}
 WAIT = 60  # of a whole story
-
-
-class Service:
-    """The methods of the example, served by Python."""
-
-    def __init__(self):
-        self.tallied, self.stopped = collections.Counter(), 0
-
-    def methods(self):
-        names = {"calc.add": self.add, "calc.divide": self.divide, "echo": self.echo, "slow": self.slow}
-        return names | {"tally.add": self.tally, "tally.report": self.report, "stopped": self.count_stopped}
-
-    async def add(self, a: int, b: int):
-        return a + b
-
-    async def divide(self, a: int, b: int):
-        if b == 0:
-            raise MethodError(None)
-        return a // b
-
-    async def echo(self, body: bytes):
-        return body
-
-    async def tally(self, number: int):
-        self.tallied[number] += 1
-        return number
-
-    async def report(self):
-        return [len(self.tallied), max(self.tallied.values())]
-
-    async def slow(self, ms: int):
-        try:
-            await asyncio.sleep(ms / 1000)
-        except asyncio.CancelledError:
-            self.stopped += 1
-            raise
-        return ms
-
-    async def count_stopped(self):
-        return self.stopped
 
 
 class Rust:
@@ -115,11 +77,10 @@ async def python_calls(key=None, rust=(), came=("MaxData", "Accepted"), went=(),
         echoes = [remote.call("echo", LARGE, timeout=30, lane=lane) for lane in (1, 2, 1, 2)]
         assert all(echo == LARGE for echo in await asyncio.gather(*echoes))
         await fails(remote.call("slow", 60_000, timeout=0.3), Code.TIMEOUT, Outcome.UNKNOWN)
-        until = time.monotonic() + 10
-        while await remote.call("stopped") != 1:
-            assert time.monotonic() < until, "the handler was not stopped"
-            await asyncio.sleep(0.01)
+        await until(lambda: remote.call("stopped"), 1)
         assert await remote.call("back", 40, 2) == 42
+        for story in (compressed, metadata, references, streams, notes):
+            await story(remote)
         calls = [remote.call("tally.add", number, timeout=30) for number in range(MANY)]
         assert await asyncio.gather(*calls) == list(range(MANY))
         assert await remote.call("tally.report") == [MANY, 1]
@@ -132,6 +93,93 @@ async def python_calls(key=None, rust=(), came=("MaxData", "Accepted"), went=(),
         return f"{remote.next_number} packets sent, {peer.dropped} dropped"
 
 
+async def until(ask, wanted):
+    """Asks until the answer is `wanted`."""
+    end = time.monotonic() + 10
+    while (got := await ask()) != wanted:
+        assert time.monotonic() < end, f"{got!r} instead of {wanted!r}"
+        await asyncio.sleep(0.01)
+
+
+async def compressed(remote):
+    """Asked for and answered so."""
+    body = b"all work and no play " * 200
+    assert await remote.call("echo.small", body, compress=True) == body
+    assert remote.went["COMPRESSED"] and remote.came["COMPRESSED"], remote.came
+
+
+async def metadata(remote):
+    shown = await remote.call("meta.show", timeout=30)
+    assert (shown["trace"], shown["key"], shown["extra"]) == (None, None, None) and 25_000 <= shown["left_ms"] <= 30_000
+    meta = Meta(trace=bytes(15) + b"\7", key=(bytes(15) + b"\x08", 9), extra={64: b"own"})
+    shown = await remote.call("meta.show", meta=meta)
+    assert shown["trace"] == [meta.trace, []] and shown["key"] == list(meta.key) and shown["extra"] == b"own", shown
+    shown = await remote.call("meta.back", meta=meta._replace(key=None), timeout=2)
+    assert shown["trace"] == [meta.trace, [method_id("meta.back")]] and shown["left_ms"] <= 2_000, shown
+    await fails(remote.call("calc.add", 2, 3, meta=meta), Code.BAD_REQUEST, Outcome.NOT_EXECUTED)
+
+
+async def references(remote):
+    counter = Counter()
+    assert await remote.call("ref.sum", 4, counter) == 1 + 2 + 3 + 4
+    await asyncio.wait_for(counter.released.wait(), 10)
+    made = await remote.call("ref.make", returns=Remote)
+    assert await made.call("next", 41) == 42
+    assert await made.call("ask", 10, Counter()) == 11
+    await fails(made.call("no.such"), Code.METHOD_NOT_FOUND, Outcome.NOT_EXECUTED)
+    await made.release()
+    await fails(made.call("next", 1), Code.METHOD_NOT_FOUND, Outcome.NOT_EXECUTED)
+    assert await remote.call("ref.alive") == 0
+
+
+async def streams(remote):
+    numbers, small = list(range(500)), {"items": 64, "bytes_": 1 << 10}
+    counted = await remote.call("stream.count", len(numbers), returns=Consumer)
+    assert [number async for number in counted] == numbers
+
+    failing, got = Consumer(**small), []
+    call = asyncio.ensure_future(remote.call("stream.fail", len(numbers), failing))
+    try:
+        async for number in failing:
+            got.append(number)
+        raise AssertionError("a failed stream came to its end")
+    except RpcError as error:
+        assert (error.code, error.outcome, got) == (Code.FORBIDDEN, Outcome.EXECUTED, numbers), error
+    assert await call is None
+
+    source = Producer(**small)
+    total, _ = await asyncio.gather(remote.call("stream.sum", source), send(source, numbers))
+    assert total == sum(numbers)
+
+    source, doubled = Producer(**small), Consumer(**small)
+    call = asyncio.ensure_future(remote.call("stream.double", source, doubled))
+    sent = asyncio.ensure_future(send(source, numbers))
+    assert [number async for number in doubled] == [2 * number for number in numbers]
+    await asyncio.gather(call, sent)
+
+    source = Producer(**small)
+    call = asyncio.ensure_future(remote.call("stream.take", 10, source))
+    await fails(send(source, numbers), Code.CANCELLED, Outcome.EXECUTED)
+    assert await call == 45
+
+    await send(await remote.call("stream.collect", returns=Producer), numbers)
+    await until(lambda: remote.call("stream.collected"), sum(numbers))
+    await until(lambda: asyncio.sleep(0, len(remote.handles.live)), 0)
+
+
+async def send(producer, items):
+    for item in items:
+        await producer.send(item)
+    await producer.finish()
+
+
+async def notes(remote):
+    five = write(5)
+    assert await remote.call("@notify", method_id("note.add"), five) is None
+    await fails(remote.call("@notify", method_id("no.such"), five), Code.METHOD_NOT_FOUND, Outcome.NOT_EXECUTED)
+    await until(lambda: remote.call("note.sum"), 5)
+
+
 async def rust_calls(key=None, rust=(), went=("Accepted",), **settings):
     service = Service()
     peer = await Peer.start(key=key, methods=service.methods(), **settings)
@@ -140,7 +188,8 @@ async def rust_calls(key=None, rust=(), went=("Accepted",), **settings):
         assert caller.process.returncode == 0, out.decode()
         assert len(service.tallied) == MANY and set(service.tallied.values()) == {1}
         (connection,) = peer.connections.values()
-        assert all(connection.came[name] for name in ("MaxData", "Cancel", "Seen")), connection.came
+        names = "MaxData", "Cancel", "Seen", "META", "COMPRESSED"
+        assert all(connection.came[name] for name in names), connection.came
         assert all(connection.went[name] for name in went), connection.went
         phases = connection.keys.phase, connection.keys.received_phase
         assert min(phases) > 3 if "--rotate" in rust else phases == (0, 0), phases
@@ -213,6 +262,23 @@ async def kept_alive():
         remote = await peer.connect(server.address)
         assert await remote.call("slow", 4_000, timeout=8) == 4_000
         assert remote.came["Ping"] + remote.went["Ping"], remote.came
+        peer.close()
+
+
+async def kept_by_a_service():
+    """As long as it is held, by either side; the connection is idle when it was released."""
+    async with Rust("serve") as server:
+        peer = await Peer.start(idle_timeout_ms=3_400)
+        remote = await peer.connect(server.address)
+        made = await remote.call("ref.make", returns=Remote)
+        while not (remote.came["Ping"] or remote.went["Ping"]):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # beyond the idle timeout
+        assert await made.call("next", 1) == 2
+        await made.release()
+        while not remote.ended:
+            await asyncio.sleep(0.01)
+        assert "idle" in remote.ended.message, remote.ended
         peer.close()
 
 
@@ -321,6 +387,7 @@ STORIES = {
     "a request sent three times": sent_again,
     "frames that nobody knows": unknown_frames,
     "a long call is kept alive": kept_alive,
+    "a service that is held keeps the connection": kept_by_a_service,
     "an idle connection is closed": idle,
     "a restarted peer is noticed": restart,
     "other modes, keys and versions are refused": refused,
