@@ -195,8 +195,7 @@ fn decode<'de, D: Deserializer<'de>>(deserializer: D, kind: u8) -> Result<Read, 
         claims.push(id);
         session.as_ref().map(|session| (Arc::clone(session), id))
     };
-    let bound = if MODE.get() == Mode::Bind { BINDING.with_borrow_mut(bind) } else { None };
-    Ok(Read { bound, window: raw.window })
+    Ok(Read { bound: BINDING.with_borrow_mut(bind), window: raw.window })
 }
 
 /// Reads a service.
@@ -328,7 +327,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         if let Mode::Encode { count: 1.. } = MODE.get() {
             // Left over by a panic.
-            drop(self.carried());
+            drop(Cargo::new(self.carried()));
         }
         MODE.set(self.0);
     }

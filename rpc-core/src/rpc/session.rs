@@ -397,3 +397,6 @@ fn lose(entry: Option<Entry>, error: &RpcError) {
         Some(Entry::Service(_)) | None => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

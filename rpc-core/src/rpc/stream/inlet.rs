@@ -76,7 +76,10 @@ impl Inlet {
     /// The consumer of a stream that a peer produces; the first grant is due.
     pub(crate) fn there(session: Arc<Session>, id: HandleId, window: Window) -> Self {
         let inlet = Self::new(window, From::There(session, id));
-        inlet.lock().grant_due = true;
+        {
+            let mut state = inlet.lock();
+            (state.grant_due, state.settled) = (true, true);
+        }
         inlet
     }
 

@@ -70,7 +70,9 @@ impl Outlet {
 
     /// The producer of a stream that a peer consumes.
     pub(crate) fn there(session: Arc<Session>, id: HandleId, window: Window) -> Self {
-        Self::new(window, To::There(session, id), window)
+        let outlet = Self::new(window, To::There(session, id), window);
+        outlet.lock().settled = true;
+        outlet
     }
 
     /// A producer that nobody consumes.

@@ -1,0 +1,435 @@
+//! A session by itself: its connection is a channel that notes what is said and answers as it is told.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{OnceLock, Weak};
+
+use futures_util::FutureExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::endpoint::ConnId;
+use crate::rpc::call::{Attempt, Reply};
+use crate::rpc::error::Failure;
+use crate::rpc::reference::ServiceRef;
+use crate::rpc::stream::{self, Sink, Source};
+use crate::rpc::{Services, codec, handle};
+use crate::runtime::Runtime;
+use crate::sim::World;
+
+/// What the peer of the session does with all that it is told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Manner {
+    Done,
+    Busy,
+    Refuses,
+}
+
+struct Wire {
+    runtime: Runtime,
+    manner: Mutex<Manner>,
+    said: Mutex<Vec<(MethodId, Bytes)>>,
+    session: OnceLock<Weak<Session>>,
+}
+
+impl Channel for Wire {
+    fn attempt(&self, attempt: Attempt) -> BoxFuture<Result<Reply, Failure>> {
+        self.said.lock().unwrap().push((attempt.method, attempt.body));
+        let answer = match *self.manner.lock().unwrap() {
+            Manner::Done => Ok(Reply::from(Bytes::from_static(NULL))),
+            Manner::Busy => Err(RpcError::not_executed(Code::ServerBusy, "later").into()),
+            Manner::Refuses => Err(RpcError::not_executed(Code::MethodNotFound, "no stream").into()),
+        };
+        Box::pin(async move { answer })
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 1))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    fn session(&self, _: Option<ConnId>) -> Option<Arc<Session>> {
+        self.session.get()?.upgrade()
+    }
+}
+
+#[derive(Default)]
+struct Connection {
+    kept: Mutex<Vec<bool>>,
+    rested: AtomicUsize,
+}
+
+impl Host for Connection {
+    fn keep(&self, keep: bool) {
+        self.kept.lock().unwrap().push(keep);
+    }
+
+    fn rest(&self) {
+        self.rested.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn method(&self, _: MethodId) -> Option<Arc<Served>> {
+        None
+    }
+
+    fn execute(&self, _: &Arc<Served>, _: Ctx, _: Bytes) -> BoxFuture<Execution> {
+        unreachable!("nothing is served")
+    }
+}
+
+struct Scene {
+    world: World,
+    wire: Arc<Wire>,
+    host: Arc<Connection>,
+    session: Arc<Session>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let world = World::new(1);
+        let wire = Arc::new(Wire {
+            runtime: world.start(1),
+            manner: Mutex::new(Manner::Done),
+            said: Mutex::default(),
+            session: OnceLock::new(),
+        });
+        let host = Arc::new(Connection::default());
+        let session = Session::new(Arc::<Wire>::clone(&wire), Arc::<Connection>::clone(&host));
+        wire.session.set(Arc::downgrade(&session)).unwrap();
+        Self { world, wire, host, session }
+    }
+
+    /// Reads a body that the peer sent with `call`.
+    fn read<T: DeserializeOwned>(&self, call: u64, body: &impl Serialize) -> Result<T, codec::CodecError> {
+        let arrival = || handle::Arrival {
+            channel: Arc::<Wire>::clone(&self.wire),
+            connection: None,
+            call: CallId(call),
+            answer: false,
+        };
+        let body = codec::encode(body).unwrap();
+        handle::bind(arrival, || codec::decode::<T>(&body))
+    }
+
+    /// Lets the session say what it has to say, and time pass.
+    fn pass(&self, time: Duration) {
+        let runtime = self.wire.runtime.clone();
+        self.world.run(async move { runtime.sleep(time).await });
+    }
+
+    /// What was said of `method` since the last question.
+    fn said<T: DeserializeOwned>(&self, method: &str) -> Vec<T> {
+        self.pass(Duration::from_millis(1));
+        let mut said = self.wire.said.lock().unwrap();
+        let (of_method, others) = said.drain(..).partition(|(id, _)| *id == MethodId::of(method));
+        *said = others;
+        let bodies: Vec<(MethodId, Bytes)> = of_method;
+        bodies.iter().map(|(_, body)| codec::decode(body).unwrap()).collect()
+    }
+}
+
+/// What `body` carries.
+fn cargo(body: &impl Serialize) -> Cargo {
+    let (encoded, cargo) = handle::collect(|| codec::encode(body));
+    encoded.unwrap();
+    cargo
+}
+
+fn service() -> ServiceRef {
+    ServiceRef::new(Services::new()).unwrap()
+}
+
+fn lost() -> RpcError {
+    RpcError::new(Code::ConnectionLost, Outcome::Unknown, "the connection is lost")
+}
+
+/// The handles of a producing and of a consuming end, as a peer writes them.
+const SINK: (u8, u64, u64, u64) = (1, 0, 10, 1_000);
+const SOURCE: (u8, u64, u64, u64) = (2, 0, 10, 1_000);
+
+fn id(call: u64) -> HandleId {
+    HandleId::new(CallId(call), false, 0)
+}
+
+/// What a source has at once: nothing yet, the end, or an error.
+fn end_of(scene: &Scene, source: &mut Source<u64>) -> Option<Code> {
+    scene.pass(Duration::from_millis(1));
+    source.next().now_or_never().flatten().and_then(Result::err).map(|error| error.code)
+}
+
+#[test]
+fn a_message_that_is_refused_leaves_nothing_entered() {
+    let scene = Scene::new();
+    let (sink, _source) = stream::channel::<u64>(Window::default());
+    let both = cargo(&(service(), sink));
+    assert_eq!(scene.session.attach(CallId(0), false, &both), Ok(()));
+    assert_eq!(scene.session.handles(), 2);
+    let error = scene.session.attach(CallId(2), false, &both).unwrap_err();
+    assert_eq!((error.code, error.outcome), (Code::Aborted, Outcome::NotExecuted), "the stream is elsewhere");
+    assert_eq!(scene.session.handles(), 2);
+    scene.session.detach(CallId(0), false, &both, &lost());
+    assert_eq!(scene.session.handles(), 0);
+
+    for call in 1..HANDLES_MAX as u64 {
+        scene.session.attach(CallId(2 * call), false, &cargo(&service())).unwrap();
+    }
+    let two = cargo(&(service(), service()));
+    let error = scene.session.attach(CallId(4_000), false, &two).unwrap_err();
+    assert_eq!((error.code, error.outcome), (Code::ServerBusy, Outcome::NotExecuted));
+    assert_eq!(scene.session.handles(), HANDLES_MAX - 1, "the one for which there was room is gone too");
+    scene.session.attach(CallId(4_000), false, &cargo(&service())).unwrap();
+}
+
+#[test]
+fn a_call_that_fails_takes_the_streams_back_that_it_carried() {
+    let scene = Scene::new();
+    let (sink, mut source) = stream::channel::<u64>(Window::default());
+    let carried = cargo(&sink);
+    scene.session.attach(CallId(0), false, &carried).unwrap();
+    scene.session.detach(CallId(0), false, &carried, &lost());
+    assert_eq!(end_of(&scene, &mut source), None, "the next transmission may carry it");
+    scene.session.attach(CallId(2), false, &carried).unwrap();
+    scene.session.detach(CallId(2), false, &carried, &lost());
+    drop(carried);
+    assert_eq!(end_of(&scene, &mut source), Some(Code::Aborted), "nothing will");
+}
+
+#[test]
+fn after_its_end_nothing_is_entered_and_nothing_starts() {
+    let scene = Scene::new();
+    scene.session.attach(CallId(0), false, &cargo(&service())).unwrap();
+    let (sink, mut source) = stream::channel::<u64>(Window::default());
+    let (_sink, inlet) = stream::channel::<u64>(Window::default());
+    let carried = (cargo(&sink), cargo(&inlet));
+    scene.session.attach(CallId(2), false, &carried.0).unwrap();
+    scene.session.attach(CallId(4), true, &carried.1).unwrap();
+    let producer: Sink<u64> = scene.read(1, &SINK).unwrap();
+    let held: ServiceRef = scene.read(3, &(0, 0)).unwrap();
+    drop(carried);
+    scene.pass(Duration::from_millis(1));
+    scene.session.end(&lost());
+    assert_eq!(scene.session.handles(), 1, "who holds a service of the peer holds it still");
+    drop(held);
+    assert_eq!(scene.session.handles(), 0);
+    assert_eq!(end_of(&scene, &mut source), Some(Code::ConnectionLost));
+    assert_eq!(scene.world.run(async move { producer.stopped().await }).code, Code::ConnectionLost);
+
+    let error = scene.session.attach(CallId(6), false, &cargo(&service())).unwrap_err();
+    assert_eq!((error.code, error.outcome), (Code::ConnectionLost, Outcome::NotExecuted));
+    let error = scene.session.slot().err().unwrap();
+    assert_eq!((error.code, error.outcome), (Code::ConnectionLost, Outcome::NotExecuted));
+    assert!(scene.read::<Sink<u64>>(5, &SINK).is_err() && scene.read::<Source<u64>>(7, &SOURCE).is_err());
+    assert_eq!(scene.session.handles(), 0);
+
+    let gone = Arc::downgrade(&scene.session);
+    scene.pass(Duration::from_millis(1));
+    drop(scene.session);
+    assert!(gone.upgrade().is_none(), "its task has ended");
+}
+
+#[test]
+fn a_peer_passes_so_many_streams_and_none_twice() {
+    let scene = Scene::new();
+    for call in 0..HANDLES_MAX as u64 {
+        scene.session.import_outlet(id(call), Window::default()).unwrap();
+        assert!(scene.session.import_inlet(id(call), Window::default()).is_err(), "it came twice");
+    }
+    assert!(scene.session.import_outlet(id(4_000), Window::default()).is_err());
+    assert_eq!(scene.session.handles(), HANDLES_MAX);
+    scene.session.forget(id(7));
+    assert!(scene.session.import_outlet(id(4_000), Window::default()).is_ok());
+}
+
+#[test]
+fn the_connection_is_kept_as_long_as_anything_is_in_use() {
+    let scene = Scene::new();
+    let carried = cargo(&service());
+    let (first, second) = (id(1), id(3));
+    scene.session.hold();
+    scene.session.import_outlet(first, Window::default()).unwrap();
+    scene.session.attach(CallId(0), false, &carried).unwrap();
+    scene.pass(Duration::from_millis(1));
+    assert_eq!((scene.session.handles(), &scene.host.kept.lock().unwrap()[..]), (3, &[true][..]));
+    scene.session.forget(first);
+    scene.session.detach(CallId(0), false, &carried, &lost());
+    scene.pass(Duration::from_millis(1));
+    assert_eq!((scene.session.handles(), scene.host.kept.lock().unwrap().len()), (1, 1));
+    scene.session.release(second);
+    assert_eq!(scene.said::<Vec<HandleId>>(RELEASE), [vec![second]]);
+    assert_eq!((scene.session.handles(), &scene.host.kept.lock().unwrap()[..]), (0, &[true, false][..]));
+}
+
+#[test]
+fn many_ids_are_said_in_several_messages() {
+    let scene = Scene::new();
+    let ids: Vec<_> = (0..2 * IDS_MAX as u64 + 1).map(id).collect();
+    scene.session.claim(ids.clone());
+    let said = scene.said::<Vec<HandleId>>(CLAIM);
+    assert_eq!(said.iter().map(Vec::len).collect::<Vec<_>>(), [IDS_MAX, IDS_MAX, 1]);
+    assert_eq!(said.concat(), ids);
+}
+
+#[test]
+fn what_an_answer_carried_dies_unclaimed_and_lives_claimed() {
+    let scene = Scene::new();
+    let (sink, mut unclaimed) = stream::channel::<u64>(Window::default());
+    let (other, mut claimed) = stream::channel::<u64>(Window::default());
+    let (asked, mut of_request) = stream::channel::<u64>(Window::default());
+    let carried = (cargo(&sink), cargo(&other), cargo(&asked));
+    scene.session.attach(CallId(1), true, &carried.0).unwrap();
+    scene.session.attach(CallId(3), true, &carried.1).unwrap();
+    scene.session.attach(CallId(0), false, &carried.2).unwrap();
+    drop(carried);
+    scene.pass(CLAIM_TIMEOUT / 2);
+    scene.session.on_claimed(&[HandleId::new(CallId(3), true, 0)]);
+    scene.pass(CLAIM_TIMEOUT / 2 - Duration::from_millis(10));
+    assert_eq!((scene.session.handles(), end_of(&scene, &mut unclaimed)), (3, None), "not yet");
+    scene.pass(Duration::from_millis(20));
+    assert_eq!((scene.session.handles(), end_of(&scene, &mut unclaimed)), (2, Some(Code::Aborted)));
+    scene.pass(3 * CLAIM_TIMEOUT);
+    assert_eq!((end_of(&scene, &mut claimed), end_of(&scene, &mut of_request)), (None, None));
+    assert_eq!(scene.session.handles(), 2);
+}
+
+#[test]
+fn a_busy_peer_is_asked_again_for_as_long_as_a_delivery_may_take() {
+    let scene = Scene::new();
+    *scene.wire.manner.lock().unwrap() = Manner::Busy;
+    let inlet = scene.session.import_inlet(id(1), Window::default()).unwrap();
+    let grants = scene.said::<(HandleId, u64, u64)>(GRANT);
+    assert_eq!(grants, [(id(1), Window::default().items, Window::default().bytes)]);
+    scene.pass(Duration::from_secs(1));
+    let again = scene.said::<(HandleId, u64, u64)>(GRANT);
+    assert!((40..=50).contains(&again.len()), "{} times in a second", again.len());
+    scene.pass(DELIVERY_TIMEOUT);
+    assert_eq!(scene.session.handles(), 0, "it was given up");
+    drop(scene.said::<(HandleId, u64, u64)>(GRANT));
+    scene.pass(Duration::from_secs(10));
+    assert!(scene.said::<(HandleId, u64, u64)>(GRANT).is_empty());
+    drop(inlet);
+}
+
+/// Both waited for ever: an end that nothing had passed through was kept for the next transmission of the call that
+/// carried it, which only the side that sent it has.
+#[test]
+fn an_end_that_a_peer_passed_ends_with_the_connection_though_nothing_came() {
+    let scene = Scene::new();
+    let (sink, mut source) =
+        (scene.read::<Sink<u64>>(1, &SINK), scene.read::<Source<u64>>(3, &SOURCE).unwrap());
+    scene.session.end(&lost());
+    assert_eq!(end_of(&scene, &mut source), Some(Code::ConnectionLost));
+    let stopped = scene.world.run(async move { sink.unwrap().stopped().await });
+    assert_eq!(stopped.code, Code::ConnectionLost);
+}
+
+#[test]
+fn a_stream_that_the_peer_does_not_know_is_over() {
+    let scene = Scene::new();
+    *scene.wire.manner.lock().unwrap() = Manner::Refuses;
+    let mut source: Source<u64> = scene.read(1, &SOURCE).unwrap();
+    let sink: Sink<u64> = scene.read(3, &SINK).unwrap();
+    let stopped = scene.world.run(async move {
+        sink.send(&1).await.unwrap();
+        sink.stopped().await
+    });
+    assert_eq!(stopped.code, Code::Cancelled, "who does not know the stream has stopped it");
+    assert_eq!(end_of(&scene, &mut source), Some(Code::MethodNotFound));
+    assert_eq!(scene.session.handles(), 0);
+}
+
+#[test]
+fn a_source_that_is_dropped_is_forgotten_when_the_peer_was_told() {
+    let scene = Scene::new();
+    drop(scene.read::<Source<u64>>(1, &SOURCE).unwrap());
+    assert_eq!(scene.session.handles(), 1);
+    assert_eq!(scene.said::<(HandleId,)>(STOP), [(id(1),)]);
+    assert_eq!(scene.session.handles(), 0);
+}
+
+/// Later versions may write more into a handle; what is not one now is refused.
+#[test]
+fn a_handle_is_read_with_what_stands_behind_it_and_not_as_another_kind() {
+    let scene = Scene::new();
+    assert!(scene.read::<ServiceRef>(1, &(0, 0, "more")).is_ok());
+    assert!(scene.read::<Sink<u64>>(3, &(1, 31, 10, 1_000, "more", 1)).is_ok());
+    assert!(scene.read::<ServiceRef>(5, &(0, 32)).is_err(), "31 is the highest index");
+    assert!(scene.read::<ServiceRef>(5, &SINK).is_err());
+    assert!(scene.read::<Source<u64>>(5, &SINK).is_err());
+    assert!(scene.read::<Sink<u64>>(5, &SOURCE).is_err());
+    assert!(scene.read::<Sink<u64>>(5, &(1, 0, 10)).is_err(), "it is too short");
+}
+
+#[test]
+fn a_body_that_was_read_or_written_leaves_no_trace_for_the_next() {
+    let scene = Scene::new();
+    let nowhere = |body: &[u8]| codec::decode::<ServiceRef>(body).unwrap().client().is_err();
+    let body = codec::encode(&(0, 0)).unwrap();
+    assert!(nowhere(&body));
+    drop(scene.read::<ServiceRef>(1, &(0, 0)).unwrap());
+    assert!(nowhere(&body), "the binding went with the body");
+    drop(cargo(&service()));
+    assert!(codec::encode(&service()).is_err(), "it travels only in the body of a call");
+    assert!(nowhere(&body));
+}
+
+/// Fails while it is written.
+struct Bomb;
+
+impl Serialize for Bomb {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("planted")
+    }
+}
+
+#[test]
+fn a_stream_in_a_body_that_panics_is_stranded() {
+    let scene = Scene::new();
+    let (sink, mut source) = stream::channel::<u64>(Window::default());
+    let body = std::panic::AssertUnwindSafe((sink, Bomb));
+    let written = std::panic::catch_unwind(|| handle::collect(|| codec::encode(&*body)));
+    assert!(written.is_err());
+    assert_eq!(end_of(&scene, &mut source), Some(Code::Aborted));
+    assert!(codec::encode(&service()).is_err(), "it travels only in the body of a call");
+}
+
+#[test]
+fn notified_methods_have_so_many_slots_and_give_them_back() {
+    let scene = Scene::new();
+    let mut slots: Vec<_> = (0..NOTIFIED_MAX).map(|_| scene.session.slot().unwrap()).collect();
+    let refused = scene.session.slot().err().unwrap();
+    assert_eq!((refused.code, refused.outcome), (Code::ServerBusy, Outcome::NotExecuted));
+    drop(slots.pop());
+    assert_eq!(scene.host.rested.load(Ordering::Relaxed), 1);
+    let runtime = scene.wire.runtime.clone();
+    let slot = scene.session.slot().unwrap();
+    slot.run_on(CallId(0), async move { runtime.sleep(Duration::from_secs(1)).await });
+    drop(slots);
+    assert!(!scene.session.is_quiet());
+    scene.pass(Duration::from_secs(2));
+    assert!(scene.session.is_quiet());
+    assert_eq!(scene.host.rested.load(Ordering::Relaxed), NOTIFIED_MAX + 1);
+}
+
+#[test]
+fn a_notified_method_does_not_start_or_go_on_after_the_end() {
+    let scene = Scene::new();
+    let ran = Arc::new(AtomicUsize::new(0));
+    let work = || {
+        let (runtime, ran) = (scene.wire.runtime.clone(), Arc::clone(&ran));
+        async move {
+            runtime.sleep(Duration::from_secs(1)).await;
+            ran.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let late = scene.session.slot().unwrap();
+    scene.session.slot().unwrap().run_on(CallId(0), work());
+    scene.pass(Duration::from_millis(1));
+    scene.session.end(&lost());
+    late.run_on(CallId(2), work());
+    scene.pass(Duration::from_secs(5));
+    assert_eq!(ran.load(Ordering::Relaxed), 0);
+    assert!(scene.session.is_quiet());
+}
