@@ -214,4 +214,88 @@ mod tests {
         assert!(message.insert(&part(Lane::Normal, 0, 8, b"abc")).is_err());
         assert!(message.insert(&part(Lane::Bulk, 0, 9, b"abc")).is_err());
     }
+
+    /// A message of call 2 on connection 7 that waits for memory, of which nothing is left.
+    fn waiting(size: u64) -> (Intake, Budget, Part) {
+        let (mut intake, mut budget) = (Intake::new(1_000, 100), Budget::new(100, 100));
+        assert!(budget.take(100));
+        let part = part(Lane::Normal, 0, size, b"abc");
+        assert_eq!(intake.may_open(&mut budget, 7, &part), (false, true), "it is held, which is said once");
+        assert_eq!(intake.may_open(&mut budget, 7, &part), (false, false));
+        (intake, budget, part)
+    }
+
+    fn granted(size: u64) -> (Intake, Budget, Part) {
+        let (mut intake, mut budget, part) = waiting(size);
+        budget.release(100);
+        assert_eq!(budget.grant(), Some((7, 2)));
+        assert_eq!(intake.grant(2), Some(size));
+        assert_eq!((intake.granted(2), budget.used()), (Some(size), size));
+        assert_eq!(intake.may_open(&mut budget, 7, &part), (true, false), "it has its memory");
+        (intake, budget, part)
+    }
+
+    #[test]
+    fn a_message_that_waits_and_is_given_up_is_not_granted() {
+        let (mut intake, mut budget, _) = waiting(9);
+        intake.forget(&mut budget, 7, 2);
+        budget.release(100);
+        assert_eq!((budget.grant(), intake.grant(2), budget.used()), (None, None, 0));
+    }
+
+    #[test]
+    fn what_was_granted_is_given_back_once_whether_or_not_it_began() {
+        let (mut intake, mut budget, _) = granted(9);
+        intake.forget(&mut budget, 7, 2);
+        assert_eq!((intake.granted(2), budget.used()), (None, 0));
+        let (mut intake, mut budget, part) = granted(9);
+        let message = intake.open(&mut budget, &part).unwrap();
+        intake.forget(&mut budget, 7, 2);
+        assert_eq!(budget.used(), 9, "its buffer is there");
+        intake.close(&mut budget, message);
+        assert_eq!((budget.used(), intake.charged()), (0, 0));
+    }
+
+    #[test]
+    fn a_grant_is_for_one_message_of_its_size() {
+        let (mut intake, mut budget, part) = granted(9);
+        let other = Part { total: 10, ..part.clone() };
+        assert!(intake.open(&mut budget, &other).is_err());
+        let message = intake.open(&mut budget, &part).unwrap();
+        assert!(intake.open(&mut budget, &part).is_err());
+        intake.close(&mut budget, message);
+        assert_eq!(
+            (intake.granted(2), budget.used()),
+            (None, 0),
+            "a grant that is lost now need not come again"
+        );
+    }
+
+    #[test]
+    fn a_connection_that_ends_gives_back_what_waits_what_was_granted_and_what_came_in() {
+        let (mut intake, mut budget, granted) = granted(9);
+        let begun = Part { call: 4, total: 20, ..granted.clone() };
+        assert_eq!(intake.may_open(&mut budget, 7, &begun), (true, false));
+        let _message = intake.open(&mut budget, &begun).unwrap();
+        assert!(budget.take(71));
+        assert_eq!(intake.may_open(&mut budget, 7, &Part { call: 6, ..granted }), (false, true));
+        assert_eq!(budget.used(), 100);
+        intake.end(&mut budget, 7);
+        assert_eq!((budget.used(), intake.charged()), (71, 0));
+        budget.release(71);
+        assert_eq!(budget.grant(), None);
+    }
+
+    #[test]
+    fn no_more_messages_wait_than_the_limit_says_and_none_above_the_announced_size() {
+        let (mut intake, mut budget, part) = waiting(9);
+        for index in 1..HELD_MAX as u64 {
+            let part = Part { call: 2 + 2 * index, ..part.clone() };
+            assert_eq!(intake.may_open(&mut budget, 7, &part), (false, true));
+        }
+        assert_eq!(intake.may_open(&mut budget, 7, &Part { call: 1, ..part.clone() }), (false, false));
+        let large = Part { call: 1, total: 101, ..part };
+        assert_eq!(intake.may_open(&mut budget, 7, &large), (true, false), "who opens it refuses it");
+        assert!(intake.open(&mut budget, &large).is_err());
+    }
 }

@@ -208,4 +208,19 @@ mod tests {
         (0..BLACK_HOLE_PACKETS).for_each(|_| mtu.on_packet_lost(1_452));
         assert_eq!(mtu.current(), 1_200);
     }
+
+    #[test]
+    fn losses_before_a_larger_size_was_found_do_not_count_against_it() {
+        let now = Instant::from_nanos(7);
+        let mut mtu = Mtu::new(1_452);
+        search(&mut mtu, 1_300, now);
+        (1..BLACK_HOLE_PACKETS).for_each(|_| mtu.on_packet_lost(1_300));
+        search(&mut mtu, 1_452, now + RAISE_AFTER);
+        assert_eq!(mtu.current(), 1_452);
+        (1..BLACK_HOLE_PACKETS).for_each(|_| mtu.on_packet_lost(1_452));
+        assert_eq!(mtu.current(), 1_452);
+        mtu.on_packet_acked(1_200);
+        mtu.on_packet_lost(1_452);
+        assert_eq!(mtu.current(), 1_200, "a small packet that arrives says nothing about large ones");
+    }
 }

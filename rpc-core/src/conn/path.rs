@@ -72,3 +72,61 @@ impl NewPath {
 const AMPLIFICATION_MAX: usize = 3;
 /// Challenges sent before an address is given up.
 const TRIES_MAX: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_millis(10);
+
+    fn path(received: usize) -> (NewPath, Instant) {
+        let (now, address) = (Instant::from_nanos(7), SocketAddr::from(([127, 0, 0, 1], 1)));
+        (NewPath::new(now, address, received, 5), now)
+    }
+
+    /// Sends challenges of `size` bytes as long as it may; how many, and when the last timer fired.
+    fn challenges(path: &mut NewPath, mut now: Instant, size: usize) -> (u32, Instant) {
+        let mut count = 0;
+        loop {
+            if path.may_send(size) {
+                path.on_sent(now, size, WAIT);
+                assert!(!path.may_send(size), "one for each timeout");
+                count += 1;
+            }
+            let Some(next) = path.timeout() else { return (count, now) };
+            assert!(!path.on_timeout(next - Duration::from_nanos(1)));
+            now = next;
+            if path.on_timeout(now) {
+                return (count, now);
+            }
+        }
+    }
+
+    #[test]
+    fn three_times_what_came_is_the_most_that_goes_and_more_that_comes_allows_more() {
+        let (mut path, now) = path(35);
+        assert_eq!(challenges(&mut path, now, 40).0, 2, "105 bytes hold two of 40");
+        path.on_received(5);
+        assert_eq!(challenges(&mut path, now, 40).0, 1, "120 bytes hold three");
+        path.on_received(13);
+        assert_eq!(challenges(&mut path, now, 40).0, 0, "159 bytes hold no fourth");
+    }
+
+    #[test]
+    fn an_address_that_does_not_answer_is_asked_five_times_with_growing_pauses_and_given_up() {
+        let (mut path, now) = path(1_200);
+        let (count, end) = challenges(&mut path, now, 40);
+        assert_eq!((count, end - now), (TRIES_MAX, WAIT * (1 + 2 + 4 + 8 + 16)));
+    }
+
+    #[test]
+    fn only_the_first_challenge_measures_a_round_trip() {
+        let (mut path, now) = path(1_200);
+        path.on_sent(now + WAIT, 40, WAIT);
+        assert_eq!(path.asked, Some(now + WAIT));
+        let next = path.timeout().unwrap();
+        assert!(!path.on_timeout(next));
+        path.on_sent(next, 40, WAIT);
+        assert_eq!(path.asked, None);
+    }
+}

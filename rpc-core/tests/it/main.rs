@@ -10,3 +10,4 @@ mod notify;
 mod peers;
 mod reflect;
 mod service;
+mod turns;

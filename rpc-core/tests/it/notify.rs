@@ -193,3 +193,21 @@ fn a_notification_is_no_way_around_an_interceptor() {
     });
     assert_eq!(started.load(Ordering::Relaxed), 0);
 }
+
+#[test]
+fn a_notified_method_ends_with_its_connection() {
+    for from_server in [false, true] {
+        let Pair { world, server, client, started, ended } = pair(8);
+        let observer = world.observer();
+        world.run(async move {
+            work(&client.remote(address(1)), 5_000).notify().await.unwrap();
+            if from_server {
+                assert_eq!(server.disconnect(address(2), "enough"), 1);
+            } else {
+                client.close().await;
+            }
+            observer.sleep(Duration::from_secs(20)).await;
+            assert_eq!((started.load(Ordering::Relaxed), ended.load(Ordering::Relaxed)), (1, 0));
+        });
+    }
+}

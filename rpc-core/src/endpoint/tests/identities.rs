@@ -168,3 +168,40 @@ fn an_allowed_node_without_the_shared_key_gets_nowhere() {
     assert!(pair.now - now < Duration::from_secs(6));
     assert!(pair.events[Server as usize].is_empty() && pair.executed.is_empty());
 }
+
+/// A third message counts only from the address, with the ids and in the mode of the exchange that it completes: none
+/// of these is inside what the key protects.
+#[test]
+fn a_third_message_with_another_address_id_or_mode_completes_nothing() {
+    let mut pair = both();
+    let now = pair.now;
+    let conn = pair.at(Client).connect(now, Server.address());
+    pair.run_until("replied", |pair| pair.sent.iter().any(|flight| is_third(&flight.datagram)));
+    let third = pair.sent.iter().find(|flight| is_third(&flight.datagram)).unwrap().datagram.clone();
+    let Ok(Header::Long { kind, version, dcid, scid }) = Header::read(&third) else { panic!("no header") };
+    let edited = |scid: u64, mode: u8| {
+        let mut edited = Vec::new();
+        Header::Long { kind, version, dcid, scid }.put(&mut edited);
+        edited.extend_from_slice(&third[LONG_HEADER_SIZE..third.len() - TAG_SIZE]);
+        edited[LONG_HEADER_SIZE] = mode;
+        put_checksum(&mut edited, 0);
+        Bytes::from(edited)
+    };
+    let mode = third[LONG_HEADER_SIZE];
+    assert_eq!(edited(scid, mode), third);
+    let elsewhere = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 77));
+    pair.at(Server).handle_datagram(now, elsewhere, third.clone());
+    pair.inject(Client, edited(scid + 1, mode));
+    pair.inject(Client, edited(scid, mode ^ 1));
+    let counters = pair.at(Server).counters().clone();
+    let dropped =
+        (counters.dropped_unexpected_address, counters.dropped_unexpected, counters.dropped_wrong_mode);
+    assert_eq!(dropped, (1, 1, 1));
+    assert_eq!(counters.connections_established, 0);
+    pair.inject(Client, third.clone());
+    assert_eq!(pair.at(Server).counters().connections_established, 1);
+    pair.inject(Client, third);
+    assert_eq!(pair.at(Server).counters().dropped_duplicate, 1);
+    pair.settle();
+    assert!(pair.lost(Client, conn).is_none());
+}

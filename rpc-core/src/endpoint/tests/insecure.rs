@@ -6,6 +6,8 @@ use crate::security::Security;
 mod basics;
 #[path = "hostile.rs"]
 mod hostile;
+#[path = "limits.rs"]
+mod limits;
 #[path = "loss.rs"]
 mod loss;
 #[path = "memory.rs"]

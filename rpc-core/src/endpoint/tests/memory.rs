@@ -97,3 +97,24 @@ fn nobody_waits_and_no_grant_is_sent_while_there_is_room() {
     let counters = pair.at(Server).counters();
     assert_eq!((counters.messages_held, counters.dropped_reassembly_max), (0, 0));
 }
+
+/// In both directions, whether its message waits, was granted memory, comes in or has come.
+#[test]
+fn a_call_that_is_given_up_at_any_moment_gives_its_memory_back() {
+    for step in 0..60 {
+        let all = Config { reassembly_bytes_max: 300_000, ..tight() };
+        let mut pair = Pair::with(all.clone(), all, step);
+        let conns = connections(&mut pair, 3);
+        let calls: Vec<_> = conns.iter().map(|conn| pair.call(Client, conn.0, pattern(200_000))).collect();
+        pair.run_for(Duration::from_micros(500) * step as u32);
+        let now = pair.now;
+        for (conn, call) in conns.iter().zip(&calls).skip(1) {
+            pair.at(Client).cancel(now, conn.0, *call);
+        }
+        pair.run_until("answered", |pair| pair.answer(Client, conns[0].0, calls[0]).is_some());
+        pair.run_for(Duration::from_secs(1));
+        for side in [Client, Server] {
+            assert_eq!(pair.at(side).reassembly_bytes(), 0, "{side:?}, given up after {step} steps");
+        }
+    }
+}

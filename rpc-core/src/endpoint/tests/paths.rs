@@ -196,6 +196,34 @@ fn the_old_address_is_kept_until_the_new_one_has_answered() {
     assert_eq!(pair.at(Server).counters().paths_validated, 0);
 }
 
+/// An acknowledgement alone is a small packet: three times its size is soon used up.
+#[test]
+fn a_small_packet_from_elsewhere_brings_few_challenges() {
+    let mut pair = Pair::new();
+    pair.echo[Client as usize] = false;
+    let (_, server) = pair.connected();
+    pair.call(Server, server, Bytes::new());
+    let mut acknowledgement = None;
+    while acknowledgement.is_none() {
+        let before = pair.sent.len();
+        assert!(pair.step());
+        acknowledgement = pair.sent[before..].iter().find(|flight| flight.to == Server).cloned();
+        pair.drop_flights();
+    }
+    let (datagram, now) = (acknowledgement.unwrap().datagram, pair.now);
+    let (size, victim) = (datagram.len(), elsewhere(999));
+    assert!(size < 40, "{size} bytes");
+    pair.at(Server).handle_datagram(now, victim, datagram);
+    pair.link.loss = 100;
+    pair.run_for(Duration::from_secs(5));
+    let challenges: Vec<_> =
+        pair.strays.iter().filter(|(to, _)| *to == victim).map(|stray| stray.1).collect();
+    assert!(
+        challenges.len() >= 2 && challenges.iter().sum::<usize>() <= 3 * size,
+        "{challenges:?} for {size}"
+    );
+}
+
 #[test]
 fn a_repeated_or_older_packet_from_elsewhere_starts_nothing() {
     let mut pair = Pair::new();

@@ -12,6 +12,8 @@ mod basics;
 mod hostile;
 #[path = "identities.rs"]
 mod identities;
+#[path = "limits.rs"]
+mod limits;
 #[path = "loss.rs"]
 mod loss;
 #[path = "memory.rs"]
