@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use std::vec::Drain;
 
 use bytes::Bytes;
 
@@ -32,12 +33,19 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
             tracing::error!(local_addr = %inner.local_addr, %error, "socket failed");
             inner.lock().closing = true;
         }
-        turn(&inner, &mut datagrams);
-        tell_drops(&inner, &mut drops);
-        // Callers and handlers that were woken speak first, then all of it is sent together.
-        yield_once().await;
-        inner.doorbell.answer();
-        flush(&inner, &socket, &mut buffer).await;
+        let mut arrived = datagrams.drain(..);
+        loop {
+            turn(&inner, &mut arrived);
+            tell_drops(&inner, &mut drops);
+            // Callers and handlers that were woken speak first, then all of it is sent together.
+            yield_once().await;
+            inner.doorbell.answer();
+            flush(&inner, &socket, &mut buffer).await;
+            if arrived.len() == 0 {
+                break;
+            }
+        }
+        drop(arrived);
         let mut state = inner.lock();
         if state.closing {
             let (serving, waiting) = state.end();
@@ -126,8 +134,8 @@ impl Timer {
     }
 }
 
-/// One turn of the endpoint: what arrived, what timed out, and what follows from both.
-fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
+/// One turn of the endpoint: what arrived, up to [`TURN_EVENTS`], what timed out once all has, and what follows.
+fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, (SocketAddr, Bytes)>) {
     let now = inner.runtime.now();
     let methods;
     let mut turn;
@@ -135,10 +143,13 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
         let mut state = inner.lock();
         methods = Arc::clone(&state.methods);
         turn = Turn::new(inner, &methods, now);
-        for (from, datagram) in datagrams.drain(..) {
+        while state.endpoint.events_len() < TURN_EVENTS
+            && let Some((from, datagram)) = arrived.next()
+        {
             state.endpoint.handle_datagram(now, from, datagram);
         }
-        if state.endpoint.poll_timeout().is_some_and(|deadline| deadline <= now) {
+        // What has arrived counts before what has not.
+        if arrived.len() == 0 && state.endpoint.poll_timeout().is_some_and(|deadline| deadline <= now) {
             state.endpoint.handle_timeout(now);
         }
         turn.expected = state.endpoint.events_len();
@@ -165,6 +176,11 @@ fn turn(inner: &Arc<Inner>, datagrams: &mut Vec<(SocketAddr, Bytes)>) {
     }
     serve(inner, turn.arrivals);
 }
+
+/// After so many requests and answers a turn sends what follows from them before it reads on. In one turn the two sides
+/// would work alternately, each waiting for the other's whole batch; so they work at the same time. Smaller turns send
+/// smaller datagrams: measured from 8 to 64, this is best.
+const TURN_EVENTS: usize = 16;
 
 /// What follows from the events of one turn, to be done without the lock.
 struct Turn<'a> {
