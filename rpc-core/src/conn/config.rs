@@ -8,10 +8,11 @@ use super::congestion::Algorithm;
 /// travels in the setup exchange, and each sender keeps to the smaller of the two.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Largest datagram sent or accepted, in bytes of UDP payload. Default 1,452, what Ethernet carries over IPv6;
-    /// values outside 1,200..=65,000 are moved to the nearer end. Each connection starts with 1,200, which every path
-    /// carries, and looks for the largest that its path does when there is more to send than one packet. Larger
-    /// datagrams that arrive are still read.
+    /// Largest datagram sent or accepted, in bytes of UDP payload. Default 16,000, which only paths within a machine
+    /// carry: there it saves a third of the processor time of calls with 1 KiB and more. Values outside 1,200..=65,000
+    /// are moved to the nearer end. Each connection starts with 1,200, which every path carries, and looks for more when
+    /// there is more to send than one packet: this size, then those of jumbo frames and of Ethernet. Larger datagrams
+    /// that arrive are still read.
     pub datagram_size_max: usize,
     /// Largest body of one request or response, in bytes. Default 64 MiB. A larger one is refused locally with
     /// [`SendError::TooLarge`](super::SendError::TooLarge); a peer that sends one is disconnected.
@@ -77,7 +78,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            datagram_size_max: 1_452,
+            datagram_size_max: 16_000,
             message_size_max: 64 << 20,
             calls_max: 1_024,
             message_window: 16 << 20,

@@ -1,8 +1,8 @@
 //! The largest datagram that the path carries: search upwards, fall back when it shrinks (RFC 8899).
 //!
 //! Every path carries [`SETUP_DATAGRAM_SIZE`] bytes. Above it a size counts when a probe of it (PING and PADDING) was
-//! acknowledged. The first probe has the largest size that both sides allow; after that the search halves what is
-//! left. A probe goes out only when there is more to send than one packet holds: a connection with small calls never
+//! acknowledged. The first probe has the largest size that both sides allow, the next ones those of jumbo frames and of
+//! Ethernet, where most paths end the search; below Ethernet, in a tunnel, it halves what is left. A probe goes out only when there is more to send than one packet holds: a connection with small calls never
 //! needs it. Probes are acknowledged and counted in flight like other packets, but the loss of one says nothing about
 //! congestion.
 
@@ -70,11 +70,18 @@ impl Mtu {
             return None;
         }
         if self.trial.is_none() {
-            let first = self.upper == self.limit;
-            self.trial = Some(if first { self.upper } else { (self.current + self.upper).div_ceil(2) });
+            self.trial = Some(self.next_trial());
             self.lost = 0;
         }
         self.trial
+    }
+
+    fn next_trial(&self) -> usize {
+        if self.upper == self.limit {
+            return self.limit;
+        }
+        let common = COMMON.into_iter().find(|size| (self.current + 1..=self.upper).contains(size));
+        common.unwrap_or_else(|| (self.current + self.upper).div_ceil(2))
     }
 
     /// A probe was sent.
@@ -106,7 +113,10 @@ impl Mtu {
     }
 
     fn end_if_close(&mut self, now: Instant) {
-        if self.upper < self.current + STEP_MIN {
+        // Between the common sizes are few paths, and each step of the search costs some lost probes.
+        let next = COMMON.into_iter().rfind(|size| self.current < *size).unwrap_or(usize::MAX);
+        let between = self.current >= ETHERNET && self.upper < next.min(self.limit);
+        if between || self.upper < self.current + STEP_MIN {
             self.again = Some(now + RAISE_AFTER);
             self.wanted = false;
         }
@@ -142,6 +152,10 @@ impl Mtu {
     }
 }
 
+/// UDP payload that Ethernet carries over IPv6.
+const ETHERNET: usize = 1_452;
+/// Sizes that are tried first, the largest first: jumbo frames of 9,000 bytes and Ethernet, both over IPv6.
+const COMMON: [usize; 2] = [8_952, ETHERNET];
 /// Probes of one size that are lost before it counts as too large (RFC 8899 section 5.1.2, MAX_PROBES).
 const PROBES_MAX: u32 = 3;
 /// The search ends when fewer bytes than this are left to be won.
@@ -178,9 +192,27 @@ mod tests {
             assert!(search(&mut mtu, path, now) <= 15);
             assert!(mtu.current() <= path && path - mtu.current() < STEP_MIN, "{} of {path}", mtu.current());
         }
-        let mut mtu = Mtu::new(65_000);
-        assert!(search(&mut mtu, 8_952, now) < 40);
-        assert!(8_952 - mtu.current() < STEP_MIN);
+    }
+
+    #[test]
+    fn jumbo_frames_and_ethernet_are_found_with_few_probes() {
+        let now = Instant::from_nanos(7);
+        // What the path carries, what is found, and how many probes that takes: three of each size that is lost.
+        for (limit, path, found, probes) in [
+            (16_000, 65_507, 16_000, 1),
+            (16_000, 15_999, 8_952, 4),
+            (16_000, 8_952, 8_952, 4),
+            (16_000, 8_951, 1_452, 7),
+            (16_000, 1_452, 1_452, 7),
+            (8_952, 1_500, 1_452, 4),
+            (5_000, 4_999, 1_452, 4),
+        ] {
+            let mut mtu = Mtu::new(limit);
+            assert_eq!((search(&mut mtu, path, now), mtu.current()), (probes, found), "{limit} {path}");
+        }
+        let mut mtu = Mtu::new(16_000);
+        search(&mut mtu, 1_300, now);
+        assert!(mtu.current() <= 1_300 && 1_300 - mtu.current() < STEP_MIN);
     }
 
     #[test]

@@ -3,19 +3,25 @@
 use std::time::Duration;
 
 /// The bottleneck of one directed link. Datagrams leave it one after the other at its rate; what waits longer than the
-/// queue lasts is dropped. The default limits nothing.
+/// queue lasts is dropped. The default is as fast as any, and carries what Ethernet does.
 ///
 /// ```text
 /// sender -> [ queue: up to queue_max of waiting ] -> rate_bytes_per_s -> loss, delay of the LinkPolicy -> receiver
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Bytes of UDP payload per second; 0 = any.
     pub rate_bytes_per_s: u64,
     /// The longest that a datagram waits for the ones before it; one that would wait longer is dropped.
     pub queue_max: Duration,
-    /// Largest datagram in bytes of UDP payload, larger ones vanish; 0 = any.
+    /// Largest datagram in bytes of UDP payload, larger ones vanish; 0 = any. Default 1,452.
     pub mtu: usize,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { rate_bytes_per_s: 0, queue_max: Duration::ZERO, mtu: 1_452 }
+    }
 }
 
 /// What bottlenecks did to datagrams.

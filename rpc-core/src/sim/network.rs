@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::arrival::{Arrival, Life};
-use super::capacity::{Bottleneck, CapacityHits, Passage};
+use super::capacity::{Bottleneck, Capacity, CapacityHits, Passage};
 use super::trace::{Trace, TraceLine};
 use super::{NodeNumber, Shared, State};
 use crate::driver::DatagramSocket;
@@ -29,8 +29,10 @@ pub(super) struct Network {
     pub(super) links: BTreeMap<(NodeNumber, NodeNumber), LinkPolicy>,
     pub(super) default: LinkPolicy,
     pub(super) hits: FaultHits,
-    /// The links that have a bottleneck.
+    /// The links that have a bottleneck of their own.
     pub(super) bottlenecks: BTreeMap<(NodeNumber, NodeNumber), Bottleneck>,
+    /// The others: of any rate.
+    unlimited: Bottleneck,
     pub(super) capacity_hits: CapacityHits,
     /// Sockets that the others see under another address.
     translated: BTreeMap<SocketAddr, SocketAddr>,
@@ -52,6 +54,7 @@ impl Network {
             default,
             hits: FaultHits::default(),
             bottlenecks: BTreeMap::new(),
+            unlimited: Bottleneck::new(Capacity::default()),
             capacity_hits: CapacityHits::default(),
             translated: BTreeMap::new(),
             random,
@@ -159,14 +162,13 @@ impl DatagramSocket for SimSocket {
             let datagram = Bytes::copy_from_slice(segment);
             let (size, crc) = (datagram.len(), crc32c::crc32c(&datagram));
             let bottleneck = link.and_then(|link| network.bottlenecks.get_mut(&link));
-            let passage = bottleneck
-                .map(|bottleneck| bottleneck.pass(executor.now(), size, &mut network.capacity_hits));
-            let (pieces, queued_ns) = match passage {
-                Some(Passage::Dropped) => (Vec::new(), 0),
-                Some(Passage::After { delay_ns }) => {
+            let bottleneck = bottleneck.unwrap_or(&mut network.unlimited);
+            let (pieces, queued_ns) = match bottleneck.pass(executor.now(), size, &mut network.capacity_hits)
+            {
+                Passage::Dropped => (Vec::new(), 0),
+                Passage::After { delay_ns } => {
                     (policy.judge(&mut network.random, datagram, &mut network.hits), delay_ns)
                 }
-                None => (policy.judge(&mut network.random, datagram, &mut network.hits), 0),
             };
             trace.record(executor.now(), TraceLine::Sent { from, to, size, crc, copies: pieces.len() });
             for (delay, datagram) in pieces {

@@ -87,7 +87,8 @@ fn bodies_around_every_boundary_arrive_unchanged() {
 #[test]
 fn larger_datagrams_are_used_when_both_sides_allow_them() {
     let large = Config { datagram_size_max: 8_900, ..Config::default() };
-    let mut pair = Pair::with(large.clone(), large, 3);
+    let mut pair = Pair::with(large.clone(), large.clone(), 3);
+    pair.link.mtu = 65_507;
     let (client, _) = pair.connected();
     for size in [5_000, 8_800, 8_900, 100_000] {
         let call = pair.call(Client, client, pattern(size));
@@ -96,7 +97,8 @@ fn larger_datagrams_are_used_when_both_sides_allow_them() {
     }
     assert_eq!(pair.sent.iter().map(|flight| flight.datagram.len()).max(), Some(8_900));
 
-    let mut pair = Pair::with(Config { datagram_size_max: 8_900, ..Config::default() }, Config::default(), 3);
+    let mut pair = Pair::with(large, Config { datagram_size_max: 1_452, ..Config::default() }, 3);
+    pair.link.mtu = 65_507;
     let (client, _) = pair.connected();
     pair.call(Client, client, pattern(100_000));
     pair.settle();
