@@ -664,7 +664,7 @@ impl Conn {
 
     /// Answers a call that is in the table.
     fn answer(&mut self, call: u64, answer: Answer) {
-        self.callee.answer(call, answer.clone());
+        self.callee.answer(call);
         self.deliver(call, answer);
     }
 

@@ -6,7 +6,7 @@
 //! 2. [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] has passed (so that a process that was stopped for a
 //!    while reads what arrived before it concludes that nobody answered),
 //! 3. take [`Endpoint::poll_event`] until it is empty, call what follows from the events,
-//! 4. send what [`Endpoint::poll_transmit`] gives until it gives nothing,
+//! 4. send what [`Endpoint::poll_transmit`] gives until it gives nothing, which also sets the timers,
 //! 5. sleep until the socket is readable or [`Endpoint::poll_timeout`] passes, which has to be asked again.
 //!
 //! Knows nothing of sockets, tasks, method names or encodings, and reads no clock.
@@ -95,6 +95,29 @@ struct Slot {
     armed: Option<Instant>,
     /// It stands in `ready`.
     ready: bool,
+}
+
+impl Slot {
+    /// Lets what a connection may have to say be asked for, and its timers after that.
+    fn make_ready(&mut self, id: u64, ready: &mut VecDeque<u64>) {
+        if !self.ready {
+            self.ready = true;
+            ready.push_back(id);
+        }
+    }
+
+    /// Sets the timer anew if it has to fire earlier.
+    fn arm(&mut self, now: Instant, id: u64, config: &Config, timers: &mut BTreeSet<(Instant, u64)>) {
+        self.conn.settle(now);
+        if let Some(timeout) = self.conn.timeout(config)
+            && self.armed.is_none_or(|armed| timeout < armed)
+        {
+            if let Some(armed) = self.armed.replace(timeout) {
+                timers.remove(&(armed, id));
+            }
+            timers.insert((timeout, id));
+        }
+    }
 }
 
 /// The parts of an endpoint that a connection is handed.
@@ -230,12 +253,13 @@ impl Endpoint {
             }
             if count == 0 {
                 // Nothing now; what happens next makes it ready again.
+                slot.arm(now, id, &self.config, &mut self.timers);
                 continue;
             }
             slot.conn.bytes_sent += buf.len() as u64;
+            slot.make_ready(id, &mut self.ready);
             self.counters.datagrams_sent += count as u64;
             self.counters.bytes_sent += buf.len() as u64;
-            self.settle(now, id);
             let segment_size = (count > 1).then_some(first_size);
             return Some(Transmit { destination, size: buf.len(), segment_size });
         }
@@ -275,22 +299,16 @@ impl Endpoint {
     pub fn request(&mut self, now: Instant, conn: ConnId, request: Request) -> Result<CallId, SendError> {
         let slot = self.conns.get_mut(&conn.0).ok_or(SendError::UnknownConnection)?;
         let call = slot.conn.request(&mut cx!(self, now), request)?;
-        self.settle(now, conn.0);
+        slot.make_ready(conn.0, &mut self.ready);
         Ok(call)
     }
 
     /// Answers a call of the peer. An answer to an unknown or cancelled call is ignored. An answer above the peer's
     /// size limit is replaced by [`crate::wire::status::UNKNOWN_OUTCOME`]: the call was executed.
-    pub fn respond(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        call: CallId,
-        status: u64,
-        form: Form,
-        body: Bytes,
-    ) {
-        self.with(now, conn, |conn, _| conn.respond(call, status, form, body));
+    pub fn respond(&mut self, conn: ConnId, call: CallId, status: u64, form: Form, body: Bytes) {
+        let Some(slot) = self.conns.get_mut(&conn.0) else { return };
+        slot.conn.respond(call, status, form, body);
+        slot.make_ready(conn.0, &mut self.ready);
     }
 
     /// Gives up a call of our own: it ends without an event, and the peer is told if it may know of the call.
@@ -399,13 +417,12 @@ impl Endpoint {
         self.settle(now, id);
     }
 
-    /// Brings the tables in line with a connection that was touched.
+    /// Brings the tables in line with a connection that was touched. Its timers follow when what it has to say was sent.
     fn settle(&mut self, now: Instant, id: u64) {
         let Some(slot) = self.conns.get_mut(&id) else { return };
         if slot.conn.is_gone() {
             return self.remove(id);
         }
-        slot.conn.settle(now);
         if slot.accepting && !slot.conn.is_accepting() {
             slot.accepting = false;
             self.accepting -= 1;
@@ -413,18 +430,7 @@ impl Endpoint {
                 of_address.accepting -= 1;
             }
         }
-        if let Some(timeout) = slot.conn.timeout(&self.config)
-            && slot.armed.is_none_or(|armed| timeout < armed)
-        {
-            if let Some(armed) = slot.armed.replace(timeout) {
-                self.timers.remove(&(armed, id));
-            }
-            self.timers.insert((timeout, id));
-        }
-        if !slot.ready {
-            slot.ready = true;
-            self.ready.push_back(id);
-        }
+        slot.make_ready(id, &mut self.ready);
         if slot.client_id.is_none()
             && slot.conn.is_confirmed()
             && let Some(peer) = slot.conn.peer()

@@ -41,8 +41,8 @@ pub(super) enum Serving {
     Receiving(Box<Receiving>),
     /// The layer above has it.
     Running { lane: Lane },
-    /// It was answered.
-    Done { answer: Answer, delivered: bool },
+    /// It was answered. The answer is in the outbox until it was delivered, and then here.
+    Done { delivered: Option<Answer> },
 }
 
 /// The answer to a call of the peer.
@@ -77,8 +77,8 @@ pub(super) enum Admission {
     Busy,
     /// It is known and will be answered, or the peer does not wait for it.
     Ignore,
-    /// It is known, and this is its answer.
-    Repeat(Answer),
+    /// It is known, and its answer is on the way, or it is this one, which was delivered before.
+    Repeat(Option<Answer>),
     /// It was taken once, and its answer is not known any more.
     Forgotten,
 }
@@ -124,7 +124,7 @@ impl Callee {
             return Ok(Admission::Ignore);
         }
         Ok(match self.calls.get(call) {
-            Some(Serving::Done { answer, .. }) => Admission::Repeat(answer.clone()),
+            Some(Serving::Done { delivered }) => Admission::Repeat(delivered.clone()),
             Some(_) => Admission::Ignore,
             None if self.taken.contains(call / 2) => Admission::Forgotten,
             None if self.calls.len() >= self.table_max() => {
@@ -162,26 +162,26 @@ impl Callee {
     }
 
     /// A call of the table that was running or coming in is answered.
-    pub(super) fn answer(&mut self, call: u64, answer: Answer) {
+    pub(super) fn answer(&mut self, call: u64) {
         let Some(serving) = self.calls.get_mut(call) else { return };
-        let before = std::mem::replace(serving, Serving::Done { answer, delivered: false });
+        let before = std::mem::replace(serving, Serving::Done { delivered: None });
         self.open -= usize::from(!matches!(before, Serving::Done { .. }));
     }
 
     /// The peer has the answer: it is kept as long as there is room. Returns how many were forgotten for it.
-    pub(super) fn on_delivered(&mut self, call: u64) -> u64 {
-        let Some(Serving::Done { answer, delivered }) = self.calls.get_mut(call) else { return 0 };
-        if *delivered {
+    pub(super) fn on_delivered(&mut self, call: u64, answer: Answer) -> u64 {
+        let Some(Serving::Done { delivered }) = self.calls.get_mut(call) else { return 0 };
+        if delivered.is_some() {
             return 0;
         }
-        *delivered = true;
         self.kept_bytes += answer.body.len();
+        *delivered = Some(answer);
         self.kept.push_back(call);
         let mut evicted = 0;
         while self.kept_bytes > self.kept_bytes_max || self.kept.len() > self.calls_max {
             let Some(oldest) = self.kept.pop_front() else { break };
             // Gone already if the peer said that it has seen it.
-            if matches!(self.calls.get(oldest), Some(Serving::Done { delivered: true, .. })) {
+            if matches!(self.calls.get(oldest), Some(Serving::Done { delivered: Some(_) })) {
                 self.remove(oldest);
                 evicted += 1;
             }
@@ -258,8 +258,8 @@ impl Callee {
     fn remove(&mut self, call: u64) -> Option<Serving> {
         let serving = self.calls.remove(call)?;
         match &serving {
-            Serving::Done { answer, delivered: true } => self.kept_bytes -= answer.body.len(),
-            Serving::Done { .. } => {}
+            Serving::Done { delivered: Some(answer) } => self.kept_bytes -= answer.body.len(),
+            Serving::Done { delivered: None } => {}
             Serving::Receiving(_) | Serving::Running { .. } => self.open -= 1,
         }
         Some(serving)

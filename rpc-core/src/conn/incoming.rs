@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::callee::{Admission, Answer, Receiving, Serving};
 use super::caller::Arriving;
 use super::path::NewPath;
-use super::{CLOSING_MAX, COOKIES_MAX, CallId, Conn, Cx, Event, Key, LostReason, Phase, SentFrame, Third};
+use super::{
+    CLOSING_MAX, COOKIES_MAX, CallId, Conn, Cx, Event, Head, Key, LostReason, Phase, SentFrame, Third,
+};
 use crate::runtime::Instant;
 use crate::wire::frame::{Ack, Frame, Part, PartHead, RequestHead};
 use crate::wire::packet::{self, SHORT_HEADER_SIZE};
@@ -247,9 +249,11 @@ impl Conn {
             match frame {
                 Frame::Padding | Frame::Ping | Frame::Extension => {}
                 Frame::Ack(ack) => self.on_ack(cx, &ack)?,
-                Frame::Request { call, head, body } => self.on_request(cx, call, &head, body)?,
+                Frame::Request { call, head, body } => {
+                    self.on_request(cx, call, &head, detached(body, payload))?;
+                }
                 Frame::Response { call, status, form, body } => {
-                    self.on_response(cx, call, status, form, body)?;
+                    self.on_response(cx, call, status, form, detached(body, payload))?;
                 }
                 Frame::Part(part) if part.response => self.on_response_part(cx, &part)?,
                 Frame::Part(part) => self.on_request_part(cx, &part)?,
@@ -302,10 +306,11 @@ impl Conn {
                 SentFrame::Cancel { call } => self.outbox.on_cancel_acked(call),
                 SentFrame::MtuProbe { size } => self.mtu.on_acked(cx.now, size as usize),
                 _ => {
-                    if let Some(key) = self.outbox.on_acked(frame)
-                        && key.response
+                    if let Some((key, message)) = self.outbox.on_acked(frame)
+                        && let Head::Response { status, form } = message.head
                     {
-                        cx.counters.answers_evicted += self.callee.on_delivered(key.call);
+                        let answer = Answer { status, lane: message.lane, form, body: message.body };
+                        cx.counters.answers_evicted += self.callee.on_delivered(key.call, answer);
                     }
                 }
             }
@@ -447,12 +452,14 @@ impl Conn {
             Admission::Repeat(answer) => {
                 cx.counters.requests_duplicate += 1;
                 let key = Key { call, response: true };
-                if !self.outbox.contains(key) {
-                    self.deliver(call, answer);
-                    cx.counters.answers_repeated += 1;
-                } else if self.repeat(key) {
-                    cx.counters.answers_repeated += 1;
-                }
+                let repeated = match answer {
+                    Some(answer) if !self.outbox.contains(key) => {
+                        self.deliver(call, answer);
+                        true
+                    }
+                    _ => self.repeat(key),
+                };
+                cx.counters.answers_repeated += u64::from(repeated);
             }
             Admission::Forgotten => {
                 cx.counters.requests_duplicate += 1;
@@ -464,9 +471,8 @@ impl Conn {
 
     /// Answers a call that is not in the table, for good.
     fn refuse(&mut self, call: u64, status: u64, lane: Lane) -> Result<(), Malformed> {
-        let answer = Answer::bare(status, lane);
-        self.callee.take(call, Serving::Done { answer: answer.clone(), delivered: false })?;
-        self.deliver(call, answer);
+        self.callee.take(call, Serving::Done { delivered: None })?;
+        self.deliver(call, Answer::bare(status, lane));
         Ok(())
     }
 
@@ -523,3 +529,12 @@ impl Conn {
         Ok(())
     }
 }
+
+/// A body that does not keep the memory of its whole packet while it is small beside it: who sends one small request in
+/// a large packet should not make us keep much more than it pays for.
+fn detached(body: Bytes, packet: &Bytes) -> Bytes {
+    if body.len() < packet.len() / KEPT_FACTOR_MAX { Bytes::copy_from_slice(&body) } else { body }
+}
+
+/// How many times its own size a body may keep in memory.
+const KEPT_FACTOR_MAX: usize = 16;

@@ -53,11 +53,12 @@ pub(super) struct Outbox {
     parts_written: u64,
 }
 
+/// A message on its way out.
 #[derive(Debug)]
-struct Message {
-    head: Head,
-    lane: Lane,
-    body: Bytes,
+pub(super) struct Message {
+    pub(super) head: Head,
+    pub(super) lane: Lane,
+    pub(super) body: Bytes,
     /// Some byte of it was put into a packet.
     sent: bool,
     progress: Progress,
@@ -252,16 +253,10 @@ impl Outbox {
         }
     }
 
-    /// A frame arrived; the name of the message if it is thereby delivered.
-    pub(super) fn on_acked(&mut self, frame: SentFrame) -> Option<Key> {
+    /// A frame arrived; the message if it is thereby delivered.
+    pub(super) fn on_acked(&mut self, frame: SentFrame) -> Option<(Key, Message)> {
         let key = match frame {
-            SentFrame::Message(key) => {
-                let message = self.messages.remove(key)?;
-                if let Some((lane, size)) = self.unlist(key, message) {
-                    self.started[lane as usize] -= size;
-                }
-                return Some(key);
-            }
+            SentFrame::Message(key) => key,
             SentFrame::Part { key, offset, size } => {
                 let message = self.messages.get_mut(key)?;
                 let Progress::Large(large) = &mut message.progress else { return None };
@@ -276,8 +271,11 @@ impl Outbox {
             }
             _ => return None,
         };
-        self.remove(key);
-        Some(key)
+        let message = self.messages.remove(key)?;
+        if let Some((lane, size)) = self.unlist(key, &message) {
+            self.started[lane as usize] -= size;
+        }
+        Some((key, message))
     }
 
     /// A frame may be lost; true if it has to go again.
@@ -465,12 +463,12 @@ impl Outbox {
     /// Takes a message out; what it holds of the window if it is large and was started.
     fn take(&mut self, key: Key) -> Option<(Lane, u64)> {
         let message = self.messages.remove(key)?;
-        self.unlist(key, message)
+        self.unlist(key, &message)
     }
 
     /// Forgets where a message stood that was taken out; what it holds of the window.
-    fn unlist(&mut self, key: Key, message: Message) -> Option<(Lane, u64)> {
-        let Progress::Large(large) = message.progress else { return None };
+    fn unlist(&mut self, key: Key, message: &Message) -> Option<(Lane, u64)> {
+        let Progress::Large(large) = &message.progress else { return None };
         if let Some(remaining) = large.listed {
             self.by_remaining[message.lane as usize].remove(&(remaining, large.age, key));
             self.by_age.remove(&large.age);
@@ -622,14 +620,15 @@ mod tests {
         let key = push(&mut outbox, 0, Lane::Normal, 2_000);
         let first = fill(&mut outbox)[0];
         fill(&mut outbox);
-        assert_eq!(outbox.on_acked(first), None);
+        assert!(outbox.on_acked(first).is_none());
         assert!(outbox.on_lost(first));
         assert!(fill(&mut outbox).is_empty());
         assert!(outbox.on_lost(SentFrame::Part { key, offset: 0, size: 2_000 }));
         let again = fill(&mut outbox);
         let SentFrame::Part { offset, .. } = again[0] else { panic!("{again:?}") };
         assert!(offset > 1_000);
-        assert_eq!(outbox.on_acked(SentFrame::Part { key, offset: 0, size: 2_000 }), Some(key));
+        let delivered = outbox.on_acked(SentFrame::Part { key, offset: 0, size: 2_000 });
+        assert_eq!(delivered.map(|(key, message)| (key, message.body.len())), Some((key, 2_000)));
         assert!(outbox.is_empty() && outbox.started == [0; 3]);
     }
 

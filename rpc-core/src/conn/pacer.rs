@@ -31,8 +31,9 @@ impl Pacer {
             return true;
         }
         let burst = carried(rate, BURST_TIME).clamp(size, BURST_PACKETS * size);
-        let missing = u128::from(burst - self.credit) * 1_000_000_000 / u128::from(rate);
-        self.wait = Some(now + Duration::from_nanos(u64::try_from(missing).unwrap_or(u64::MAX).max(1)));
+        // Rounded up: one nanosecond too early would be one in which nothing is earned, and so on for ever.
+        let missing = (u128::from(burst - self.credit) * 1_000_000_000).div_ceil(u128::from(rate));
+        self.wait = Some(now + Duration::from_nanos(u64::try_from(missing).unwrap_or(u64::MAX)));
         false
     }
 
@@ -70,6 +71,21 @@ const RATE_MIN: u64 = 10_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_one_wait_something_may_leave() {
+        for rate in [10_007, 1_000_003, 123_456_789, 1_500_000_007, 30_000_000_011] {
+            let (mut pacer, mut now) = (Pacer::default(), Instant::from_nanos(1));
+            for size in [16_000, 1_452, 1_200, 31].repeat(50) {
+                while pacer.may_send(now, size, rate) {
+                    pacer.on_sent(size);
+                }
+                now = pacer.timeout().unwrap();
+                pacer.on_timeout(now);
+                assert!(pacer.may_send(now, size, rate), "{size} bytes at {rate}");
+            }
+        }
+    }
 
     #[test]
     fn the_rate_is_kept_in_bursts() {

@@ -200,7 +200,7 @@ impl Arena {
             }
             ANSWER => {
                 if let Some((conn, call, body)) = self.open.pop_front() {
-                    self.sides[SERVER].respond(self.now, conn, call, 0, Form::default(), body);
+                    self.sides[SERVER].respond(conn, call, 0, Form::default(), body);
                 }
             }
             CANCEL => {
@@ -390,7 +390,7 @@ impl Arena {
     fn settle(&mut self, turns: u32) {
         for _ in 0..turns {
             while let Some((conn, call, body)) = self.open.pop_front() {
-                self.sides[SERVER].respond(self.now, conn, call, 0, Form::default(), body);
+                self.sides[SERVER].respond(conn, call, 0, Form::default(), body);
             }
             for side in [CLIENT, SERVER] {
                 while let Some(datagram) = self.flights[side].pop_front() {

@@ -299,7 +299,7 @@ impl<'a> Turn<'a> {
             }
         };
         let Response { status, form, body } = Response::refusal(&refusal);
-        state.endpoint.respond(self.now, conn, call, status, form, body);
+        state.endpoint.respond(conn, call, status, form, body);
     }
 }
 

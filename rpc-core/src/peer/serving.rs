@@ -104,7 +104,7 @@ pub(super) fn serve(inner: &Arc<Inner>, arrivals: Vec<Arrival<'_>>) {
     let replies: Vec<_> = ended.into_iter().map(|(conn, call, end)| (conn, call, end.answer(now))).collect();
     let mut state = inner.lock();
     for (conn, call, Response { status, form, body }) in replies {
-        state.endpoint.respond(now, conn, call, status, form, body);
+        state.endpoint.respond(conn, call, status, form, body);
     }
     // Under the lock, so that no task can end before it is listed.
     for (conn, call, serving) in waiting {
@@ -120,7 +120,7 @@ async fn finish(inner: Arc<Inner>, conn: ConnId, call: CallId, serving: Serving)
     let Response { status, form, body } = end.answer(now);
     let done = {
         let mut state = inner.lock();
-        state.endpoint.respond(now, conn, call, status, form, body);
+        state.endpoint.respond(conn, call, status, form, body);
         state.serving.remove(&(conn, call))
     };
     drop(done);

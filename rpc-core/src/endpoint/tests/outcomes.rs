@@ -199,8 +199,7 @@ fn a_cancelled_call_is_cancelled_at_the_peer_and_its_answer_ignored() {
         .iter()
         .any(|event| matches!(event, Event::Cancelled { call: id, .. } if *id == call));
     assert!(cancelled);
-    let now = pair.now;
-    pair.at(Server).respond(now, server, call, 0, Form::default(), Bytes::from_static(b"late"));
+    pair.at(Server).respond(server, call, 0, Form::default(), Bytes::from_static(b"late"));
     pair.settle();
     assert!(pair.answer(Client, client, call).is_none());
 }
@@ -269,7 +268,7 @@ fn a_draining_peer_refuses_new_calls_and_finishes_old_ones() {
     };
     assert_eq!(pair.at(Client).request(now, client, request), Err(SendError::Draining));
     assert!(!pair.at(Server).is_idle());
-    pair.at(Server).respond(now, server, old, 0, Form::default(), Bytes::from_static(b"done"));
+    pair.at(Server).respond(server, old, 0, Form::default(), Bytes::from_static(b"done"));
     pair.run_for(Duration::from_millis(20));
     assert_eq!(pair.answer(Client, client, old).unwrap().1, "done");
     assert!(pair.at(Server).is_idle(), "the drain is complete");
@@ -391,8 +390,7 @@ fn a_slow_handler_is_announced_and_stops_nothing() {
     let (client, server) = pair.connected();
     let call = pair.call(Client, client, Bytes::new());
     pair.run_for(Duration::from_secs(20));
-    let now = pair.now;
-    pair.at(Server).respond(now, server, call, 1, Form::default(), Bytes::from_static(b"late but right"));
+    pair.at(Server).respond(server, call, 1, Form::default(), Bytes::from_static(b"late but right"));
     pair.settle();
     assert_eq!(pair.answer(Client, client, call), Some((1, Bytes::from_static(b"late but right"))));
     let accepted = pair.sent.iter().filter(|flight| flight.to == Client).any(|flight| {
@@ -412,8 +410,7 @@ fn an_answer_above_the_callers_limit_ends_unknown() {
     let (client, server) = pair.connected();
     let call = pair.call(Client, client, Bytes::new());
     pair.run_for(Duration::from_millis(5));
-    let now = pair.now;
-    pair.at(Server).respond(now, server, call, 0, Form::default(), pattern(5_001));
+    pair.at(Server).respond(server, call, 0, Form::default(), pattern(5_001));
     pair.settle();
     assert_eq!(pair.answer(Client, client, call).unwrap().0, status::UNKNOWN_OUTCOME);
 }

@@ -49,14 +49,7 @@ pub(super) struct Link {
 
 impl Default for Link {
     fn default() -> Self {
-        Self {
-            latency: Duration::from_millis(1),
-            loss: 0,
-            reorder: 0,
-            duplicate: 0,
-            corrupt: 0,
-            mtu: usize::MAX,
-        }
+        Self { latency: Duration::from_millis(1), loss: 0, reorder: 0, duplicate: 0, corrupt: 0, mtu: 1_452 }
     }
 }
 
@@ -122,8 +115,13 @@ impl Pair {
         Self::secured([super::security(), super::security()], client, server, seed)
     }
 
+    /// Sides that were told nothing else are as if between machines, where paths carry what Ethernet does.
     pub(super) fn secured(securities: [Security; 2], client: Config, server: Config, seed: u64) -> Self {
         let [own, other] = securities.clone();
+        let [client, server] = [client, server].map(|config| {
+            let told = config.datagram_size_max != Config::default().datagram_size_max;
+            if told { config } else { Config { datagram_size_max: 1_452, ..config } }
+        });
         Self {
             now: Instant::from_nanos(1_000_000_000),
             link: Link::default(),
@@ -285,8 +283,7 @@ impl Pair {
             if let Event::Request { conn, call, body, .. } = &event {
                 *self.executed.entry((side, *conn, *call)).or_default() += 1;
                 if self.echo[side as usize] {
-                    let now = self.now;
-                    self.at(side).respond(now, *conn, *call, 0, Form::default(), body.clone());
+                    self.at(side).respond(*conn, *call, 0, Form::default(), body.clone());
                 }
             }
             self.events[side as usize].push(event);
