@@ -5,12 +5,14 @@
 
 pub mod batch;
 pub mod call;
+pub mod channel;
 pub mod codec;
 pub mod describe;
 pub(crate) mod dispatch;
 pub(crate) mod envelope;
 pub mod error;
 mod error_body;
+mod exchange;
 pub mod handle;
 pub mod interceptor;
 pub mod limits;

@@ -249,11 +249,9 @@ impl Conn {
             match frame {
                 Frame::Padding | Frame::Ping | Frame::Extension => {}
                 Frame::Ack(ack) => self.on_ack(cx, &ack)?,
-                Frame::Request { call, head, body } => {
-                    self.on_request(cx, call, &head, detached(body, payload))?;
-                }
+                Frame::Request { call, head, body } => self.on_request(cx, call, &head, body)?,
                 Frame::Response { call, status, form, body } => {
-                    self.on_response(cx, call, status, form, detached(body, payload))?;
+                    self.on_response(cx, call, status, form, body)?;
                 }
                 Frame::Part(part) if part.response => self.on_response_part(cx, &part)?,
                 Frame::Part(part) => self.on_request_part(cx, &part)?,
@@ -529,12 +527,3 @@ impl Conn {
         Ok(())
     }
 }
-
-/// A body that does not keep the memory of its whole packet while it is small beside it: who sends one small request in
-/// a large packet should not make us keep much more than it pays for.
-fn detached(body: Bytes, packet: &Bytes) -> Bytes {
-    if body.len() < packet.len() / KEPT_FACTOR_MAX { Bytes::copy_from_slice(&body) } else { body }
-}
-
-/// How many times its own size a body may keep in memory.
-const KEPT_FACTOR_MAX: usize = 16;

@@ -3,18 +3,17 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 
 use super::Inner;
 use super::state::State;
 use super::waiting::Ended;
-use crate::endpoint::{CallId, ConnId, Form, LostReason, Request, SendError};
-use crate::rpc::call::{Attempt, Channel, Reply};
+use crate::endpoint::{ConnId, Form, LostReason, Request, SendError};
+use crate::rpc::channel::{Answer, Attempt, Channel, Reply, Ticket};
 use crate::rpc::envelope;
 use crate::rpc::error::Origin;
-use crate::rpc::handle::Cargo;
 use crate::rpc::policy::Policy;
 use crate::rpc::retry::Budget;
 use crate::rpc::session::Session;
@@ -54,8 +53,31 @@ impl Target {
 }
 
 impl Channel for Link {
-    fn attempt(&self, attempt: Attempt) -> BoxFuture<Result<Reply, Failure>> {
-        Box::pin(transmit(Arc::clone(&self.inner), self.target, attempt))
+    fn attempt(&self, request: Attempt) -> BoxFuture<Answer> {
+        Box::pin(transmit(Self::new(Arc::clone(&self.inner), self.target), request))
+    }
+
+    fn begin(&self, request: &Attempt, now: Instant, waker: &Waker) -> Option<Result<Ticket, RpcError>> {
+        Some(self.send(request, now, waker))
+    }
+
+    fn poll_end(&self, cx: &mut Context<'_>, request: &Attempt, ticket: &mut Ticket) -> Poll<Answer> {
+        let ended = ready!(self.inner.lock().waiting.poll(cx, ticket.conn, ticket.call));
+        let answer = self.read(ended, request, ticket);
+        if matches!(answer, Err(Failure::Rpc(_))) {
+            take_back(ticket);
+        }
+        Poll::Ready(answer)
+    }
+
+    fn give_up(&self, mut ticket: Ticket) {
+        take_back(&mut ticket);
+        let mut state = self.inner.lock();
+        if let Some(_waiter) = state.waiting.give_up(ticket.conn, ticket.call) {
+            state.endpoint.cancel(self.inner.runtime.now(), ticket.conn, ticket.call);
+            drop(state);
+            self.inner.doorbell.ring();
+        }
     }
 
     fn address(&self) -> SocketAddr {
@@ -83,62 +105,117 @@ impl Channel for Link {
     }
 }
 
-async fn transmit(inner: Arc<Inner>, target: Target, attempt: Attempt) -> Result<Reply, Failure> {
-    let Attempt { method, name, lane, deadline, idempotent, meta, compress, body, cargo } = attempt;
-    let now = inner.runtime.now();
-    if now >= deadline {
-        return Err(RpcError::not_executed(
-            Code::Timeout,
-            "the deadline had passed before the call was sent",
-        )
-        .into());
-    }
-    let compress = compress.unwrap_or(inner.policy.compress) && peer_inflates(&inner, target, now)?;
-    let (form, body) = envelope::pack(meta.as_deref(), body, compress)?;
-    let request = Request { method: method.0, lane, deadline, idempotent, form, body };
-    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    let (mut open, passed) = {
+impl Link {
+    /// Hands a request to the endpoint.
+    fn send(&self, request: &Attempt, now: Instant, waker: &Waker) -> Result<Ticket, RpcError> {
+        let Attempt { method, lane, deadline, idempotent, .. } = *request;
+        if now >= deadline {
+            let message = "the deadline had passed before the call was sent";
+            return Err(RpcError::not_executed(Code::Timeout, message));
+        }
+        let (inner, meta) = (&self.inner, request.meta.as_deref());
+        let compress = request.compress.unwrap_or(inner.policy.compress);
+        let compress = compress && peer_inflates(inner, self.target, now)?;
+        let (form, body) = envelope::pack(meta, request.body.clone(), compress)?;
         let mut state = inner.lock();
-        let conn = state.connection_to(target, now)?;
-        let call = state.endpoint.request(now, conn, request).map_err(|error| refused(&error))?;
-        state.waiting.open(conn, call, deadline, waker);
+        let conn = state.connection_to(self.target, now)?;
+        let request_out = Request { method: method.0, lane, deadline, idempotent, form, body };
+        let call = state.endpoint.request(now, conn, request_out).map_err(|error| refused(&error))?;
         // Before any of the call can be sent.
-        let passed = state.pass(&inner, conn, call, cargo);
-        (OpenCall { inner: Arc::clone(&inner), conn, call, ended: false, passed: None }, passed)
-    };
-    open.passed = passed?;
-    inner.doorbell.ring();
-    let address = target.address();
-    let origin = || Origin { address, method: name.to_string() };
-    // Whoever ends the call wakes this task: there is nothing to look at before.
-    let mut woken = false;
-    let ended =
-        poll_fn(|cx| if std::mem::replace(&mut woken, true) { open.poll_ended(cx) } else { Poll::Pending });
-    let result = match ended.await {
-        Ended::Answered { status, form, body } => unpack_answer(&inner, form, body)
-            .map_err(Failure::from)
-            .and_then(|body| read_answer(status, body, origin))
-            .map(|body| Reply { body, came_by: Some((open.conn, open.call)) }),
-        Ended::Lost { reason, sent } => {
-            let message = format!("no answer from {address}: {reason}");
-            // Who is not allowed is closed before anything of its calls is read.
-            Err(if is_refusal(&reason) {
-                RpcError::not_executed(Code::Unauthorized, message).into()
-            } else {
-                RpcError::new(Code::ConnectionLost, unanswered(sent), message).into()
-            })
-        }
-        Ended::TimedOut { sent } => {
-            let why = open.setup_hint();
-            let message = format!("no answer from {address} within the deadline{why}");
-            Err(RpcError::new(Code::Timeout, unanswered(sent), message).into())
-        }
-        Ended::Closed => Err(RpcError::new(Code::Cancelled, Outcome::Unknown, "this peer was closed").into()),
-    };
-    if !matches!(result, Err(Failure::Rpc(_))) {
-        open.passed = None;
+        let passed = match state.pass(inner, conn, call, request.cargo.clone()) {
+            Ok(passed) => passed,
+            Err(error) => {
+                state.endpoint.cancel(now, conn, call);
+                return Err(error);
+            }
+        };
+        state.waiting.open(conn, call, deadline, waker.clone());
+        drop(state);
+        inner.doorbell.ring();
+        Ok(Ticket { conn, call, passed })
     }
-    result
+
+    /// What the end of a transmission says.
+    fn read(&self, ended: Ended, request: &Attempt, ticket: &Ticket) -> Answer {
+        let address = self.address();
+        match ended {
+            Ended::Answered { status, form, body } => {
+                let origin = || Origin { address, method: request.name.to_string() };
+                let body = read_answer(status, unpack_answer(&self.inner, form, body)?, origin)?;
+                Ok(Reply { body, came_by: Some((ticket.conn, ticket.call)) })
+            }
+            Ended::Lost { reason, sent } => {
+                let message = format!("no answer from {address}: {reason}");
+                // Who is not allowed is closed before anything of its calls is read.
+                Err(if is_refusal(&reason) {
+                    RpcError::not_executed(Code::Unauthorized, message).into()
+                } else {
+                    RpcError::new(Code::ConnectionLost, unanswered(sent), message).into()
+                })
+            }
+            Ended::TimedOut { sent } => {
+                let why = self.setup_hint(ticket.conn);
+                let message = format!("no answer from {address} within the deadline{why}");
+                Err(RpcError::new(Code::Timeout, unanswered(sent), message).into())
+            }
+            Ended::Closed => {
+                Err(RpcError::new(Code::Cancelled, Outcome::Unknown, "this peer was closed").into())
+            }
+        }
+    }
+
+    /// Why nobody may have answered, if the setup exchange is not complete.
+    fn setup_hint(&self, conn: ConnId) -> String {
+        let state = self.inner.lock();
+        match state.endpoint.connection(conn) {
+            Some(info) if !info.established => {
+                let encrypted = state.endpoint.security().is_encrypted();
+                format!(": {}", LostReason::SetupTimeout { encrypted })
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// A transmission as a future.
+async fn transmit(link: Link, request: Attempt) -> Answer {
+    let mut open = OpenCall { link, request, ticket: None };
+    poll_fn(|cx| open.poll(cx)).await
+}
+
+/// A transmission that is given up when it is dropped before its end.
+struct OpenCall {
+    link: Link,
+    request: Attempt,
+    ticket: Option<Ticket>,
+}
+
+impl OpenCall {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+        let Some(ticket) = &mut self.ticket else {
+            self.ticket = Some(self.link.send(&self.request, self.link.inner.runtime.now(), cx.waker())?);
+            return Poll::Pending;
+        };
+        let answer = ready!(self.link.poll_end(cx, &self.request, ticket));
+        self.ticket = None;
+        Poll::Ready(answer)
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.link.give_up(ticket);
+        }
+    }
+}
+
+/// Takes back what a call carried that did not succeed.
+fn take_back(ticket: &mut Ticket) {
+    if let Some((session, cargo)) = ticket.passed.take() {
+        let what = "the call that carried it did not succeed";
+        session.detach(ticket.call, false, &cargo, &RpcError::new(Code::Aborted, Outcome::Unknown, what));
+    }
 }
 
 /// Whether one side has proved to be somebody whom the other does not allow.
@@ -187,56 +264,6 @@ impl State {
                 }
             },
         })
-    }
-}
-
-/// A call that the endpoint knows; dropped before its end, it is cancelled.
-struct OpenCall {
-    inner: Arc<Inner>,
-    conn: ConnId,
-    call: CallId,
-    ended: bool,
-    /// What it carries, to be taken back if it does not succeed.
-    passed: Option<(Arc<Session>, Cargo)>,
-}
-
-impl OpenCall {
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let polled = self.inner.lock().waiting.poll(cx, self.conn, self.call);
-        self.ended = polled.is_ready();
-        polled
-    }
-}
-
-impl OpenCall {
-    /// Why nobody may have answered, if the setup exchange is not complete.
-    fn setup_hint(&self) -> String {
-        let state = self.inner.lock();
-        match state.endpoint.connection(self.conn) {
-            Some(info) if !info.established => {
-                let encrypted = state.endpoint.security().is_encrypted();
-                format!(": {}", LostReason::SetupTimeout { encrypted })
-            }
-            _ => String::new(),
-        }
-    }
-}
-
-impl Drop for OpenCall {
-    fn drop(&mut self) {
-        if let Some((session, cargo)) = self.passed.take() {
-            let what = "the call that carried it did not succeed";
-            session.detach(self.call, false, &cargo, &RpcError::new(Code::Aborted, Outcome::Unknown, what));
-        }
-        if self.ended {
-            return;
-        }
-        let mut state = self.inner.lock();
-        if let Some(_waiter) = state.waiting.give_up(self.conn, self.call) {
-            state.endpoint.cancel(self.inner.runtime.now(), self.conn, self.call);
-            drop(state);
-            self.inner.doorbell.ring();
-        }
     }
 }
 

@@ -31,8 +31,7 @@ impl Batch {
     /// Adds a call; its answer is in what is returned once the batch was sent.
     pub fn add<C>(&mut self, call: C) -> BatchAnswer<C::Output>
     where
-        C: IntoFuture<IntoFuture = BoxFuture<<C as IntoFuture>::Output>>,
-        C::Output: Send + 'static,
+        C: IntoFuture<Output: Send + 'static, IntoFuture: Send + 'static>,
     {
         let (sender, answer) = oneshot::channel();
         let call = call.into_future();

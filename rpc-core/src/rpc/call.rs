@@ -1,13 +1,12 @@
-//! A call from the caller's side: built, sent, retried where that is safe, and ended in exactly one outcome.
+//! A call from the caller's side: what is called, with which options, and what its answer is read as.
 
 use std::fmt;
-use std::future::{Future, IntoFuture, poll_fn};
+use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,87 +14,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::batch::Batch;
-use super::error::{CallError, Code, Failure, MethodError, Origin, Outcome, RpcError};
+use super::channel::{Channel, Reply};
+use super::error::{CallError, Code, Failure, MethodError, Outcome, RpcError};
+use super::exchange::{Exchange, Question};
 use super::handle::{self, Arrival, Cargo};
-use super::interceptor::{Answer, Interceptors, NextAttempt, NextCall};
-use super::meta::{HOPS_MAX, IdempotencyKey, Meta, Trace};
-use super::metrics::CallCounters;
+use super::meta::{IdempotencyKey, Meta, Trace};
 use super::path::{MethodId, Path};
-use super::policy::Policy;
-use super::retry::{Budget, RetryPolicy};
 use super::schema::MethodSchema;
 use super::scope::Scope;
 use super::session::Session;
-use super::{codec, describe, notify, observe};
-use crate::endpoint::{CallId, ConnId, Lane};
-use crate::runtime::{BoxFuture, Instant, Runtime};
-
-/// Carries single transmissions of calls to one peer.
-pub trait Channel: Send + Sync + 'static {
-    /// One transmission; it ends at the latest at the request's deadline. Dropping the future cancels the call.
-    fn attempt(&self, request: Attempt) -> BoxFuture<Result<Reply, Failure>>;
-
-    /// The address that the calls go to.
-    fn address(&self) -> SocketAddr;
-
-    /// Time and randomness for the calls.
-    fn runtime(&self) -> &Runtime;
-
-    /// What is done with all calls; the defaults if nothing is given.
-    fn policy(&self) -> Option<&Arc<Policy>> {
-        None
-    }
-
-    /// The retries that the remote is still good for; without limit if nothing is given.
-    fn budget(&self) -> Option<&Budget> {
-        None
-    }
-
-    /// What travels beside the bodies of `connection`, or, for a channel that has only one connection, of that one.
-    /// `None` where nothing can: services and streams in a body then lead nowhere.
-    fn session(&self, _connection: Option<ConnId>) -> Option<Arc<Session>> {
-        None
-    }
-}
-
-/// The answer to a transmission.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// The encoded result.
-    pub body: Bytes,
-    /// The connection and the call by which it came, where there is one.
-    pub came_by: Option<(ConnId, CallId)>,
-}
-
-impl From<Bytes> for Reply {
-    /// An answer without handles.
-    fn from(body: Bytes) -> Self {
-        Self { body, came_by: None }
-    }
-}
-
-/// One transmission of a call.
-#[derive(Clone, Debug)]
-pub struct Attempt {
-    /// The method.
-    pub method: MethodId,
-    /// Its full name where the caller has one, for errors.
-    pub name: Arc<str>,
-    /// Before what it is sent.
-    pub lane: Lane,
-    /// When the caller stops waiting.
-    pub deadline: Instant,
-    /// Whether a repeated execution changes nothing.
-    pub idempotent: bool,
-    /// What travels beside the body, if anything does.
-    pub meta: Option<Arc<Meta>>,
-    /// Whether the body is compressed where the peer reads that; unless set, as the channel does.
-    pub compress: Option<bool>,
-    /// The encoded request.
-    pub body: Bytes,
-    /// What the handles in it stand for.
-    pub cargo: Cargo,
-}
+use super::{codec, describe, envelope, notify};
+use crate::endpoint::{CallId, Lane};
+use crate::runtime::{BoxFuture, Instant};
 
 /// A peer whose services can be called, at a path. Cheap to clone; connects when it is first used.
 #[derive(Clone)]
@@ -183,16 +113,18 @@ impl fmt::Debug for Remote {
 /// How long a call may take unless told otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
+/// How a call is made.
 #[derive(Clone, Debug)]
-struct Options {
-    timeout: Duration,
-    deadline: Option<Instant>,
-    lane: Lane,
-    idempotent: bool,
-    retry: bool,
-    compress: Option<bool>,
+pub(super) struct Options {
+    pub(super) timeout: Duration,
+    /// Instead of the timeout.
+    pub(super) deadline: Option<Instant>,
+    pub(super) lane: Lane,
+    pub(super) idempotent: bool,
+    pub(super) retry: bool,
+    pub(super) compress: Option<bool>,
     detached: bool,
-    meta: Option<Box<Meta>>,
+    pub(super) meta: Option<Box<Meta>>,
 }
 
 impl Default for Options {
@@ -323,45 +255,94 @@ impl<R, E> Call<R, E> {
 
 impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static> IntoFuture for Call<R, E> {
     type Output = Result<R, CallError<E>>;
-    type IntoFuture = BoxFuture<Self::Output>;
+    type IntoFuture = Calling<R, E>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        let scope = self.options.scope();
-        Box::pin(async move {
-            let body = self.body.map_err(|error| {
-                RpcError::not_executed(
-                    Code::BadRequest,
-                    format!("request of {} not encoded: {error}", self.name),
-                )
-            })?;
-            let (channel, name) = (Arc::clone(&self.channel), Arc::clone(&self.name));
-            let unread =
-                match transmit(channel, self.method, name, (body, self.cargo), self.options, scope).await {
-                    Ok(reply) => match read(&self.channel, &reply) {
-                        Ok(result) => return Ok(result),
-                        Err(error) => ("result", error),
-                    },
-                    Err(Failure::Method(body)) => match codec::decode(&body) {
-                        Ok(error) => return Err(CallError::Method(error)),
-                        Err(error) => ("error", error),
-                    },
-                    Err(Failure::Rpc(error)) => {
-                        let theirs = error.schema.clone();
-                        return Err(match self.schema {
-                            Some(ours) => error.explained(&self.name, ours, theirs.as_deref()).into(),
-                            None => error.into(),
-                        });
-                    }
-                };
-            let (what, error) = unread;
-            let message = format!("{what} of {} not read: {error}", self.name);
-            let error = RpcError::new(Code::Codec, Outcome::Executed, message);
-            let Some(ours) = self.schema else { return Err(error.into()) };
-            // Rare and large: not a part of what each call allocates.
-            let theirs = Box::pin(describe::schema_at(&self.channel, self.method)).await;
-            Err(error.explained(&self.name, ours, theirs.as_ref()).into())
-        })
+    fn into_future(self) -> Calling<R, E> {
+        let Self { channel, method, name, body, cargo, options, schema, .. } = self;
+        let stage = match body {
+            Ok(body) => {
+                let scope = options.scope();
+                let question = Question { method, name: Arc::clone(&name), body, cargo };
+                Stage::Asking(Exchange::new(channel, question, options, scope))
+            }
+            Err(error) => Stage::Refused(Some(not_encoded(&name, &error))),
+        };
+        Calling { stage, method, name, schema, answer: PhantomData }
     }
+}
+
+/// A call that is awaited; sent when it is first polled.
+pub struct Calling<R, E> {
+    stage: Stage<R, E>,
+    method: MethodId,
+    name: Arc<str>,
+    schema: Option<&'static MethodSchema>,
+    answer: PhantomData<fn() -> (R, E)>,
+}
+
+enum Stage<R, E> {
+    /// The request cannot be encoded.
+    Refused(Option<RpcError>),
+    /// On its way.
+    Asking(Exchange),
+    /// The answer cannot be read; the peer is asked why. Rare and large: not a part of what each call allocates.
+    Explaining(BoxFuture<Result<R, CallError<E>>>),
+}
+
+impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static> Future for Calling<R, E> {
+    type Output = Result<R, CallError<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let (channel, answer) = match &mut this.stage {
+            Stage::Refused(error) => {
+                return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error.into())));
+            }
+            Stage::Asking(exchange) => {
+                let answer = ready!(Pin::new(&mut *exchange).poll(cx));
+                (exchange.channel(), answer)
+            }
+            Stage::Explaining(explained) => return explained.as_mut().poll(cx),
+        };
+        let (what, error) = match answer {
+            Ok(reply) => match read(channel, &reply) {
+                Ok(result) => return Poll::Ready(Ok(result)),
+                Err(error) => ("result", error),
+            },
+            Err(Failure::Method(body)) => match codec::decode(&body) {
+                Ok(error) => return Poll::Ready(Err(CallError::Method(error))),
+                Err(error) => ("error", error),
+            },
+            Err(Failure::Rpc(error)) => {
+                let theirs = error.schema.clone();
+                return Poll::Ready(Err(match this.schema {
+                    Some(ours) => error.explained(&this.name, ours, theirs.as_deref()).into(),
+                    None => error.into(),
+                }));
+            }
+        };
+        let message = format!("{what} of {} not read: {error}", this.name);
+        let error = RpcError::new(Code::Codec, Outcome::Executed, message);
+        let Some(ours) = this.schema else { return Poll::Ready(Err(error.into())) };
+        let (channel, method, name) = (Arc::clone(channel), this.method, Arc::clone(&this.name));
+        let mut explained: BoxFuture<_> = Box::pin(async move {
+            let theirs = describe::schema_at(&channel, method).await;
+            Err(error.explained(&name, ours, theirs.as_ref()).into())
+        });
+        let polled = explained.as_mut().poll(cx);
+        this.stage = Stage::Explaining(explained);
+        polled
+    }
+}
+
+impl<R, E> fmt::Debug for Calling<R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Calling({})", self.name)
+    }
+}
+
+fn not_encoded(name: &str, error: &codec::CodecError) -> RpcError {
+    RpcError::not_executed(Code::BadRequest, format!("request of {name} not encoded: {error}"))
 }
 
 impl<R: 'static, E: 'static> Call<R, E> {
@@ -372,13 +353,12 @@ impl<R: 'static, E: 'static> Call<R, E> {
     /// # Errors
     /// Those of a call up to the start of its method, with an outcome that says whether it may have started.
     pub async fn notify(self) -> Result<(), RpcError> {
-        let refused = |error: codec::CodecError| {
-            RpcError::not_executed(Code::BadRequest, format!("request of {} not encoded: {error}", self.name))
-        };
+        let refused = |error: codec::CodecError| not_encoded(&self.name, &error);
         let body = self.body.map_err(refused)?;
-        let body = (notify::wrap(self.method, &body).map_err(refused)?, self.cargo);
-        let (notify, scope) = (MethodId::of(notify::NOTIFY), self.options.scope());
-        match transmit(self.channel, notify, self.name, body, self.options, scope).await {
+        let body = notify::wrap(self.method, &body).map_err(refused)?;
+        let (method, scope) = (MethodId::of(notify::NOTIFY), self.options.scope());
+        let question = Question { method, name: self.name, body, cargo: self.cargo };
+        match Exchange::new(self.channel, question, self.options, scope).await {
             Ok(_) => Ok(()),
             Err(Failure::Rpc(error)) => Err(error),
             Err(Failure::Method(_)) => {
@@ -420,11 +400,10 @@ impl IntoFuture for RawCall {
 
     fn into_future(self) -> Self::IntoFuture {
         let scope = self.options.scope();
-        Box::pin(async move {
-            let body = (self.body, Cargo::default());
-            let reply = transmit(self.channel, self.method, self.name, body, self.options, scope).await?;
-            Ok(reply.body)
-        })
+        let question =
+            Question { method: self.method, name: self.name, body: self.body, cargo: Cargo::default() };
+        let exchange = Exchange::new(self.channel, question, self.options, scope);
+        Box::pin(async move { Ok(envelope::to_be_kept(exchange.await?.body)) })
     }
 }
 
@@ -434,150 +413,4 @@ fn read<R: DeserializeOwned>(channel: &Arc<dyn Channel>, reply: &Reply) -> Resul
     let arrival =
         || Arrival { channel: Arc::clone(channel), connection: Some(connection), call, answer: true };
     handle::bind(arrival, || codec::decode(&reply.body))
-}
-
-/// Makes a call within the scope that it was made in.
-async fn transmit(
-    channel: Arc<dyn Channel>,
-    method: MethodId,
-    name: Arc<str>,
-    (body, cargo): (Bytes, Cargo),
-    options: Options,
-    scope: Option<Scope>,
-) -> Answer {
-    let mut deadline = options.deadline.unwrap_or_else(|| channel.runtime().now() + options.timeout);
-    let mut meta = options.meta;
-    if let Some(scope) = &scope {
-        deadline = deadline.min(scope.deadline());
-        carry_on(&mut meta, scope.trace())?;
-    }
-    if let Some(trace) = meta.as_mut().and_then(|meta| meta.trace.as_mut()) {
-        trace.span = channel.runtime().random_u64();
-    }
-    let keyed = meta.as_ref().is_some_and(|meta| meta.key.is_some());
-    let request = Attempt {
-        method,
-        name,
-        lane: options.lane,
-        deadline,
-        idempotent: options.idempotent || keyed,
-        meta: meta.map(Arc::from),
-        compress: options.compress,
-        body,
-        cargo,
-    };
-    let watched = observe::calling(channel.runtime(), &request);
-    let answer = match &scope {
-        None if chain_of(&*channel).is_none() => repeat(Arc::clone(&channel), request, options.retry).await,
-        None => call(Arc::clone(&channel), request, options.retry).await,
-        Some(scope) => unless_stopped(call(Arc::clone(&channel), request, options.retry), scope).await,
-    };
-    if let Some(watched) = watched {
-        watched.ended(channel.runtime(), channel.address(), &answer);
-    }
-    answer
-}
-
-/// Puts the trace of the call that is served into the metadata of one that its handler makes.
-fn carry_on(meta: &mut Option<Box<Meta>>, trace: Option<&Trace>) -> Result<(), RpcError> {
-    let Some(trace) = trace else { return Ok(()) };
-    if trace.hops.len() > HOPS_MAX {
-        let message = format!("a traced call was called on {HOPS_MAX} times: it runs in a circle");
-        return Err(RpcError::not_executed(Code::BadRequest, message));
-    }
-    meta.get_or_insert_default().trace.get_or_insert_with(|| trace.clone());
-    Ok(())
-}
-
-/// Gives a call up when the handler that made it is stopped, wherever the call is polled.
-async fn unless_stopped(mut call: BoxFuture<Answer>, scope: &Scope) -> Answer {
-    let mut stopped = pin!(scope.stopped());
-    poll_fn(|cx| {
-        if let Poll::Ready(answer) = call.as_mut().poll(cx) {
-            return Poll::Ready(answer);
-        }
-        stopped.as_mut().poll(cx).map(|()| {
-            let message = "the call that this one was made for was given up";
-            Err(RpcError::new(Code::Cancelled, Outcome::Unknown, message).into())
-        })
-    })
-    .await
-}
-
-/// Makes a call, through the interceptors if there are any.
-fn call(channel: Arc<dyn Channel>, request: Attempt, retry: bool) -> BoxFuture<Answer> {
-    match chain_of(&*channel).cloned() {
-        Some(chain) => NextCall { chain, at: 0, channel, retry }.run(request),
-        None => Box::pin(repeat(channel, request, retry)),
-    }
-}
-
-/// The interceptors of a channel, if there are any.
-fn chain_of(channel: &dyn Channel) -> Option<&Interceptors> {
-    channel.policy().map(|policy| &policy.interceptors).filter(|chain| !chain.is_empty())
-}
-
-/// Transmits a call until it ends: again after *not executed* if that may change, and after *unknown* if the call is
-/// idempotent; never past the deadline, and not more often than the remote's budget allows. The outcome of the last
-/// error is the worst over all transmissions.
-pub(super) async fn repeat(channel: Arc<dyn Channel>, request: Attempt, retry: bool) -> Answer {
-    if let Some(budget) = channel.budget() {
-        budget.on_call();
-    }
-    let mut worst = Outcome::NotExecuted;
-    let mut retries = 0;
-    loop {
-        let mut error = match attempt(&channel, request.clone()).await {
-            Err(Failure::Rpc(error)) => error,
-            settled => return settled,
-        };
-        let safe = request.idempotent || error.outcome == Outcome::NotExecuted;
-        worst = worst.max(error.outcome);
-        error.outcome = worst;
-        let pause = if retry && safe && error.code.is_transient() {
-            next_try(&*channel, &request, retries, &error)
-        } else {
-            None
-        };
-        let Some(pause) = pause else {
-            let origin = || Origin { address: channel.address(), method: request.name.to_string() };
-            error.origin.get_or_insert_with(|| Box::new(origin()));
-            return Err(error.into());
-        };
-        channel.runtime().sleep(pause).await;
-        retries += 1;
-    }
-}
-
-/// The pause before the next try of a call; nothing if there is none.
-fn next_try(channel: &dyn Channel, request: &Attempt, retries: u32, error: &RpcError) -> Option<Duration> {
-    let runtime = channel.runtime();
-    let counters = channel.policy().map(|policy| &policy.counters);
-    let count = |pick: fn(&CallCounters) -> &AtomicU64| {
-        if let Some(counters) = counters {
-            pick(counters).fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    let now = runtime.now();
-    let pause = channel
-        .policy()
-        .map_or_else(RetryPolicy::default, |policy| policy.retries)
-        .pause(retries, error, runtime);
-    if now + pause >= request.deadline {
-        count(|counters| &counters.retries_past_deadline);
-        return None;
-    }
-    if !channel.budget().is_none_or(|budget| budget.take(now)) {
-        count(|counters| &counters.retries_over_budget);
-        return None;
-    }
-    count(|counters| &counters.retries);
-    Some(pause)
-}
-
-fn attempt(channel: &Arc<dyn Channel>, request: Attempt) -> BoxFuture<Answer> {
-    match chain_of(&**channel).cloned() {
-        Some(chain) => NextAttempt { chain, at: 0, channel: Arc::clone(channel) }.run(request),
-        None => channel.attempt(request),
-    }
 }

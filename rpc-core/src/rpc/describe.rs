@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::call::{Channel, Remote};
+use super::call::Remote;
+use super::channel::Channel;
 use super::error::Never;
 use super::limits::{Gate, GateSnapshot, Limits};
 use super::path::MethodId;

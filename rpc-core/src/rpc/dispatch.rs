@@ -126,7 +126,7 @@ fn first_step(policy: &Policy, served: &Arc<Served>, ctx: Ctx, body: Bytes) -> B
     if bare || served.is_reserved() {
         (served.method.handler)(ctx, body)
     } else {
-        guarded(&policy.interceptors, served, ctx, body)
+        guarded(&policy.interceptors, served, ctx, envelope::to_be_kept(body))
     }
 }
 

@@ -173,6 +173,15 @@ impl PartialEq for Room {
 
 impl Eq for Room {}
 
+/// A body that may be kept. One that came in a packet with others keeps the whole packet in memory: a small one is copied
+/// out, so that who sends it does not make us keep much more than it pays for.
+pub(crate) fn to_be_kept(body: Bytes) -> Bytes {
+    if body.len() < COPIED_BELOW { Bytes::copy_from_slice(&body) } else { body }
+}
+
+/// A sixteenth of the largest packet that is accepted unless told otherwise.
+const COPIED_BELOW: usize = 1_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::call::Channel;
+use super::channel::Channel;
 use super::registry::Table;
 use super::session::Session;
 use super::stream::{Inlet, Outlet, Window};

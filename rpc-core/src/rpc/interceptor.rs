@@ -15,14 +15,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::call::{self, Attempt, Channel, Reply};
-use super::dispatch;
+pub use super::channel::Answer;
+use super::channel::{Attempt, Channel};
 use super::error::Failure;
 use super::registry::{Ctx, Served};
+use super::{dispatch, exchange};
 use crate::runtime::BoxFuture;
-
-/// What a call is answered with: the result, encoded, or why there is none.
-pub type Answer = Result<Reply, Failure>;
 
 /// What a request ends in: the result, encoded, or why there is none.
 pub type Execution = Result<Bytes, Failure>;
@@ -73,7 +71,7 @@ impl NextCall {
                 self.at += 1;
                 interceptor.call(request, self)
             }
-            None => Box::pin(call::repeat(self.channel, request, self.retry)),
+            None => Box::pin(exchange::repeat(self.channel, request, self.retry)),
         }
     }
 }

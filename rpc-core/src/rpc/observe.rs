@@ -9,9 +9,9 @@ use std::time::Duration;
 use tracing::span::Entered;
 use tracing::{Level, Span};
 
-use super::call::Attempt;
+use super::channel::{Answer, Attempt};
 use super::error::Failure;
-use super::interceptor::{Answer, Execution};
+use super::interceptor::Execution;
 use super::meta::Trace;
 use super::registry::{Ctx, Served};
 use crate::runtime::{Instant, Runtime};

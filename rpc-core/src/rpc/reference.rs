@@ -17,7 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::call::{Attempt, Channel, Remote, Reply};
+use super::call::Remote;
+use super::channel::{Answer, Attempt, Channel};
 use super::codec;
 use super::error::{Code, Failure, RpcError};
 use super::handle::{self, Carried, HandleId};
@@ -134,7 +135,7 @@ struct Import {
 }
 
 impl Channel for Import {
-    fn attempt(&self, mut attempt: Attempt) -> BoxFuture<Result<Reply, Failure>> {
+    fn attempt(&self, mut attempt: Attempt) -> BoxFuture<Answer> {
         match codec::encode(&(self.id, attempt.method.0, &attempt.body)) {
             Ok(body) => attempt.body = body,
             Err(error) => {

@@ -11,15 +11,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::call::Remote;
-use super::codec;
 use super::error::{Code, Failure, HandlerError, Outcome, RpcError};
-use super::handle;
 use super::limits::{Gate, GateSnapshot};
 use super::meta::{IdempotencyKey, Meta, Trace};
 use super::metrics::MethodMetrics;
 use super::path::MethodId;
 use super::policy::MethodPolicy;
 use super::schema::{MethodSchema, Schema};
+use super::{codec, envelope, handle};
 use crate::endpoint::CallId;
 use crate::runtime::{BoxFuture, Instant, Runtime};
 use crate::security::Identity;
@@ -139,7 +138,7 @@ impl Services {
                 Box::pin(async move { Err(refusal) })
             }
         });
-        self.raw(name, Method { schema, handler, policy: MethodPolicy::default() })
+        self.with_method(name, Method { schema, handler, policy: MethodPolicy::default() })
     }
 
     /// Adds a method as [`Services::method_sync`] does, with what is known about it.
@@ -166,12 +165,18 @@ impl Services {
                 }
             })
         });
-        self.raw(name, Method { schema, handler, policy: MethodPolicy::default() })
+        self.with_method(name, Method { schema, handler, policy: MethodPolicy::default() })
     }
 
-    /// Adds a method on encoded bodies.
+    /// Adds a method on encoded bodies, which it may keep.
     #[must_use]
-    pub fn raw(mut self, name: &str, method: Method) -> Self {
+    pub fn raw(self, name: &str, method: Method) -> Self {
+        let Method { schema, handler, policy } = method;
+        let handler: Handler = Arc::new(move |ctx, body| handler(ctx, envelope::to_be_kept(body)));
+        self.with_method(name, Method { schema, handler, policy })
+    }
+
+    fn with_method(mut self, name: &str, method: Method) -> Self {
         self.methods.insert(name.to_owned(), method);
         self
     }

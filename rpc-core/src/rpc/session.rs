@@ -21,7 +21,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 pub(crate) use self::serve::{NULL, services};
-use super::call::Channel;
+use super::channel::Channel;
 use super::error::{Code, Outcome, RpcError};
 use super::handle::{Cargo, Carried, HandleId};
 use super::interceptor::Execution;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rpc_core::endpoint::{CallId, Lane};
-use rpc_core::rpc::call::{Attempt, Channel, Reply};
+use rpc_core::rpc::channel::{Attempt, Channel, Reply};
 use rpc_core::rpc::{Ctx, Failure, MethodId, Remote, Services};
 use rpc_core::runtime::{BoxFuture, Runtime};
 use rpc_core::security::Identity;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rpc_core::endpoint::Lane;
-use rpc_core::rpc::call::Channel;
+use rpc_core::rpc::channel::Channel;
 use rpc_core::rpc::{CallError, Code, Ctx, Never, Outcome, Services};
 use rpc_core::sim::World;
 use serde::{Deserialize, Serialize};

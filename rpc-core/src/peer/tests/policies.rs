@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::*;
-use crate::rpc::call::Attempt;
+use crate::rpc::channel::Attempt;
 use crate::rpc::interceptor::{Answer, Execution, Incoming, Interceptor, NextAttempt, NextCall, NextServe};
 use crate::rpc::limits::{Gate, Limits};
 use crate::rpc::meta::{HOPS_MAX, IdempotencyKey, Trace};

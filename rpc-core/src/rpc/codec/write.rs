@@ -15,6 +15,16 @@ const SMALL: usize = 96;
 /// The longest head of an item.
 const HEAD_SIZE_MAX: usize = 9;
 
+const fn head_size(value: u64) -> usize {
+    match value {
+        0..=23 => 1,
+        24..=0xff => 2,
+        0x100..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => HEAD_SIZE_MAX,
+    }
+}
+
 /// The elements of an array or a map.
 pub(super) struct Elements<'a, 'b> {
     writer: &'b mut Writer<'a>,
@@ -33,8 +43,13 @@ impl Writer<'_> {
     }
 
     fn head(&mut self, major: u8, value: u64) {
-        let major = major << 5;
         self.make_room(HEAD_SIZE_MAX);
+        self.put_head(major, value);
+    }
+
+    #[inline]
+    fn put_head(&mut self, major: u8, value: u64) {
+        let major = major << 5;
         match value {
             0..=23 => self.0.push(major | value as u8),
             24..=0xff => self.0.extend_from_slice(&[major | 24, value as u8]),
@@ -51,9 +66,14 @@ impl Writer<'_> {
 
     /// A string: `major` says of what.
     fn string(&mut self, major: u8, bytes: &[u8]) {
-        // A body that is one string needs no other memory.
-        self.make_room(bytes.len() + HEAD_SIZE_MAX);
-        self.head(major, bytes.len() as u64);
+        let size = head_size(bytes.len() as u64) + bytes.len();
+        if self.0.capacity() == 0 {
+            // A body that is one string needs no other memory, and what is full is shared without being moved.
+            *self.0 = Vec::with_capacity(size);
+        } else {
+            self.0.reserve(size);
+        }
+        self.put_head(major, bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::endpoint::ConnId;
-use crate::rpc::call::{Attempt, Reply};
+use crate::rpc::channel::{Attempt, Reply};
 use crate::rpc::error::Failure;
 use crate::rpc::reference::ServiceRef;
 use crate::rpc::stream::{self, Sink, Source};
