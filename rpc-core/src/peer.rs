@@ -63,7 +63,7 @@ struct Inner {
     on_connect: Option<OnConnect>,
     policy: Arc<Policy>,
     budgets: Budgets,
-    /// How long the driver asks the socket before it sleeps.
+    /// How long the driver always asks the socket before it sleeps.
     spin: Duration,
     state: Mutex<State>,
     /// Work for the driver: something to send, or the end.
@@ -268,8 +268,10 @@ impl Builder {
         self
     }
 
-    /// Latency mode: asks the socket again and again for `spin` before sleeping until something arrives; zero, which is
-    /// the default, sleeps at once. At most a second.
+    /// Latency mode: asks the socket again and again for `spin` before sleeping until something arrives. At most a
+    /// second. With zero, which is the default, the peer does so only while an answer to a call of its own is awaited
+    /// and answers have lately come within 50 microseconds, so that the calls of a near peer are answered sooner for no
+    /// more of the processor.
     ///
     /// Sleeping and being woken takes some tens of microseconds on each side, more than all the rest of a small call on
     /// a fast network. `spin` should be a little longer than a round trip: 50 microseconds within a machine or a rack.

@@ -37,6 +37,8 @@ struct Granted {
 pub(super) struct Reassembly {
     call: u64,
     lane: Lane,
+    total: usize,
+    /// Grows while the parts come in their order; after the first gap it is as long as the message.
     buffer: Vec<u8>,
     received: RangeSet,
 }
@@ -68,20 +70,22 @@ impl Intake {
             Some(_) => return Err(Malformed("parts of one message disagree")),
         }
         *charged += part.total;
-        // Zeroed memory of this size is mapped when it is first written, so a claim alone costs little.
+        // Memory of this size is mapped when it is first written, so a claim alone costs little.
+        let buffer = Vec::with_capacity(size);
         Ok(Reassembly {
             call: part.call,
             lane: part.lane,
-            buffer: vec![0; size],
+            total: size,
+            buffer,
             received: RangeSet::default(),
         })
     }
 
     /// Gives back what `message` was charged; it is finished or given up.
     pub(super) fn close(&mut self, budget: &mut Budget, message: Reassembly) -> Bytes {
-        budget.release(message.buffer.len() as u64);
+        budget.release(message.total as u64);
         self.granted.remove(&message.call);
-        self.charged[message.lane as usize] -= message.buffer.len() as u64;
+        self.charged[message.lane as usize] -= message.total as u64;
         Bytes::from(message.buffer)
     }
 
@@ -155,18 +159,30 @@ impl Intake {
 impl Reassembly {
     /// Adds a part; true when the message is complete.
     pub(super) fn insert(&mut self, part: &Part) -> Result<bool, Malformed> {
-        let total = self.buffer.len() as u64;
+        let total = self.total as u64;
         if part.total != total || part.lane != self.lane {
             return Err(Malformed("parts of one message disagree"));
         }
         // Read as lying inside `total`, so it lies inside the buffer and fits its index type.
         let (start, end) = (part.offset, part.offset + part.data.len() as u64);
-        self.buffer[start as usize..end as usize].copy_from_slice(&part.data);
+        self.write(start as usize, &part.data);
         self.received.insert(start, end);
         if self.received.count() > HOLES_MAX {
             return Err(Malformed("message with too many holes"));
         }
         Ok(self.received.total() == total)
+    }
+
+    fn write(&mut self, start: usize, data: &[u8]) {
+        if start > self.buffer.len() {
+            // Zeroed anew rather than up to here: the gap may be most of the message, and is mapped as it is filled.
+            let mut whole = vec![0; self.total];
+            whole[..self.buffer.len()].copy_from_slice(&self.buffer);
+            self.buffer = whole;
+        }
+        let (known, new) = data.split_at(data.len().min(self.buffer.len() - start));
+        self.buffer[start..start + known.len()].copy_from_slice(known);
+        self.buffer.extend_from_slice(new);
     }
 }
 
