@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rpc_core::rpc::{Call, CallError};
-use rpc_core::runtime::{BoxFuture, Instant};
+use rpc_core::rpc::{Call, CallError, Calling};
+use rpc_core::runtime::Instant;
 use serde::de::DeserializeOwned;
 
 use crate::api::KvClient;
@@ -48,7 +48,7 @@ pub(crate) enum Step<O> {
 /// An attempt that is not answered yet.
 struct Attempt<R, E> {
     address: SocketAddr,
-    answer: BoxFuture<Result<R, CallError<E>>>,
+    answer: Calling<R, E>,
     begun: Instant,
     /// When to look after a node that is silent.
     look: Instant,
@@ -168,7 +168,11 @@ async fn answer_until<R, E>(
     inner: &Arc<Inner>,
     wake: Option<Instant>,
     open: &mut Vec<Attempt<R, E>>,
-) -> Option<(SocketAddr, Result<R, CallError<E>>)> {
+) -> Option<(SocketAddr, Result<R, CallError<E>>)>
+where
+    R: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + Send + 'static,
+{
     let first = poll_fn(|cx| {
         for index in 0..open.len() {
             let poll = Pin::new(&mut open[index].answer).poll(cx);

@@ -33,7 +33,7 @@ pub mod session;
 pub mod stream;
 
 pub use batch::Batch;
-pub use call::{Call, Remote};
+pub use call::{Call, Calling, Remote};
 pub use error::{CallError, Code, Failure, MethodError, Never, Outcome, RpcError};
 pub use path::{MethodId, Path};
 pub use policy::MethodPolicy;
