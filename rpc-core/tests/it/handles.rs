@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rpc_core::driver::fault::LinkPolicy;
 use rpc_core::peer::Peer;
 use rpc_core::rpc::handle::HANDLES_PER_BODY_MAX;
@@ -659,6 +660,117 @@ fn a_draining_server_still_calls_back() {
         observer.sleep(Duration::from_millis(150)).await;
         server.drain(Duration::from_secs(5)).await;
         assert_eq!(call.await.unwrap(), Ok(1 + 2 + 3 + 4));
+    });
+}
+
+#[test]
+fn what_an_answer_carried_lives_as_long_as_it_is_held() {
+    let pair = Pair::new(24);
+    let (baker, observer) = (pair.baker(), pair.world.observer());
+    let (client, server) = (pair.client.clone(), pair.server.clone());
+    pair.world.run(async move {
+        let waiter = baker.waiter().await.unwrap();
+        let mut listing = baker.listing(3_000).await.unwrap();
+        assert_eq!(listing.next().await, Some(Ok(0)));
+        assert_eq!((handles(&client), handles(&server)), (2, 2));
+        observer.sleep(Duration::from_secs(30)).await;
+        assert_eq!(waiter.client().unwrap().ready(7).await, Ok(8));
+        let (items, error) = read(listing).await;
+        assert_eq!((items.len(), error), (2_999, None));
+        drop(waiter);
+        observer.sleep(Duration::from_millis(50)).await;
+        assert_eq!((handles(&client), handles(&server)), (0, 0));
+    });
+}
+
+/// A stream that a call takes along and one that its answer brings have the same index.
+#[test]
+fn one_call_carries_a_stream_each_way() {
+    let world = World::new(25);
+    let doubled = Services::new().method("doubled", |ctx: Ctx, mut numbers: Source<u64>| async move {
+        let (sink, source) = stream::channel(Window::default());
+        ctx.runtime.spawn("doubled", async move {
+            while let Some(number) = numbers.next().await {
+                sink.send(&(2 * number?)).await?;
+            }
+            sink.finish().await
+        });
+        Ok::<_, Never>(source)
+    });
+    let (server, client) = (start(&world, 1, doubled), start(&world, 2, Services::new()));
+    let observer = world.observer();
+    world.run(async move {
+        let (sink, numbers) = stream::channel::<u64>(Window::default());
+        let call = client.remote(address(1)).call::<_, Source<u64>, Never>("doubled", &numbers);
+        let source = call.await.unwrap();
+        assert_eq!((handles(&client), handles(&server)), (2, 2));
+        let feed = observer.spawn("feed", async move {
+            for number in 0..2_000 {
+                sink.send(&number).await?;
+            }
+            sink.finish().await
+        });
+        assert_eq!(read(source).await, ((0..2_000).map(|number| 2 * number).collect(), None));
+        assert_eq!(feed.await.unwrap(), Ok(()));
+        observer.sleep(Duration::from_millis(50)).await;
+        assert_eq!((handles(&client), handles(&server)), (0, 0));
+    });
+}
+
+#[test]
+fn a_dropped_source_is_forgotten_on_both_sides() {
+    let pair = Pair::new(26);
+    let (baker, observer) = (pair.baker(), pair.world.observer());
+    let (client, server) = (pair.client.clone(), pair.server.clone());
+    pair.world.run(async move {
+        let mut listing = baker.listing(u64::MAX).await.unwrap();
+        assert_eq!(listing.next().await, Some(Ok(0)));
+        drop(listing);
+        observer.sleep(Duration::from_millis(50)).await;
+        assert_eq!((handles(&client), handles(&server)), (0, 0));
+    });
+}
+
+#[test]
+fn a_peer_that_ends_by_itself_ends_the_streams_that_it_reads() {
+    let pair = Pair::new(27);
+    let (baker, client) = (pair.baker(), pair.client.clone());
+    pair.world.run(async move {
+        let mut listing = baker.listing(u64::MAX).await.unwrap();
+        assert_eq!(listing.next().await, Some(Ok(0)));
+        client.close().await;
+        assert_eq!(read(listing).await.1.unwrap().code, Code::ConnectionLost);
+    });
+}
+
+/// What somebody says who keeps to nothing but the encoding.
+#[test]
+fn a_hostile_session_ends_its_own_streams_and_no_other_thing() {
+    let pair = Pair::new(28);
+    let (remote, observer) = (pair.client.remote(address(1)), pair.world.observer());
+    let (server, bakery) = (pair.server.clone(), Arc::clone(&pair.bakery));
+    pair.world.run(async move {
+        let raw = |method: &str, body: &dyn Fn(&str) -> rpc_core::rpc::Call<(), Never>| body(method).once();
+        // The first call on the connection carries the handle 0, the answer of the second one the handle 160.
+        let hold = remote.at("bakery").call::<_, (), Never>("hold", &(2u8, 0u64, 10u64, 1_000u64));
+        hold.await.unwrap();
+        let listing = remote.at("bakery").call::<_, Source<u64>, Never>("listing", &3_000u64).await.unwrap();
+        assert_eq!(handles(&server), 2);
+        raw("@ref.release", &|method| remote.call(method, &[160u64])).await.unwrap();
+        for method in ["@ref.release", "@handle.claim"] {
+            raw(method, &|method| remote.call(method, &vec![7u64; 256])).await.unwrap();
+            let error = rpc_error(raw(method, &|method| remote.call(method, &vec![7u64; 257])).await);
+            assert_eq!((error.code, error.outcome), (Code::BadRequest, Outcome::NotExecuted));
+        }
+        assert_eq!(read(listing).await.0.len(), 3_000, "no service was released, so nothing was");
+        let none = None::<RpcError>;
+        let push = (0u64, 0u64, 11u64, Bytes::from_static(&[1; 11]), false, none);
+        let error = rpc_error(raw("@stream.push", &|method| remote.call(method, &push)).await);
+        assert_eq!(error.code, Code::BadRequest, "ten were granted");
+        let held = bakery.held.lock().unwrap().take().unwrap();
+        assert_eq!(read(held).await.1.unwrap().code, Code::BadRequest);
+        observer.sleep(Duration::from_millis(50)).await;
+        assert_eq!(handles(&server), 0);
     });
 }
 

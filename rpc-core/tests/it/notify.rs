@@ -136,10 +136,13 @@ fn too_many_notified_methods_are_refused() {
 #[test]
 fn a_drain_lets_notified_methods_end() {
     let Pair { world, server, client, ended, .. } = pair(5);
+    let observer = world.observer();
     world.run(async move {
         work(&client.remote(address(1)), 700).notify().await.unwrap();
-        server.drain(Duration::from_secs(5)).await;
+        let begun = observer.now();
+        server.drain(Duration::from_secs(60)).await;
         assert_eq!(ended.load(Ordering::Relaxed), 1);
+        assert!(observer.now() - begun < Duration::from_secs(2), "the grace was waited for");
     });
 }
 

@@ -207,3 +207,97 @@ fn a_slow_reader_of_events_is_told_what_it_missed() {
         assert_eq!(missed + seen, 2 * EVENTS_MAX as u64);
     });
 }
+
+#[test]
+fn every_call_ends_at_its_own_deadline_whatever_the_order() {
+    let world = World::new(21);
+    let (_server, client) = (start(&world, 1), start(&world, 2));
+    let observer = world.observer();
+    world.run(async move {
+        let remote = client.remote(address(1));
+        wait(&remote, 1).await.unwrap();
+        let begun = observer.now();
+        let calls: Vec<_> = [900, 300, 5_000, 600, 300]
+            .into_iter()
+            .map(|limit_ms| {
+                let call = remote.call::<_, (), Never>("wait", &60_000u64).once();
+                let (call, observer) = (call.timeout(Duration::from_millis(limit_ms)), observer.clone());
+                let ended = observer.clone().spawn("call", async move {
+                    let CallError::Rpc(error) = call.await.unwrap_err();
+                    (error.code, observer.now() - begun)
+                });
+                (limit_ms, ended)
+            })
+            .collect();
+        for (limit_ms, ended) in calls {
+            let (code, took) = ended.await.unwrap();
+            assert_eq!(code, Code::Timeout);
+            let limit = Duration::from_millis(limit_ms);
+            assert!(took >= limit && took < limit + Duration::from_millis(20), "{took:?} for {limit:?}");
+        }
+        let late = remote.call::<_, (), Never>("wait", &1u64).deadline(observer.now()).await;
+        let CallError::Rpc(error) = late.unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::Timeout, Outcome::NotExecuted));
+    });
+}
+
+#[test]
+fn a_drain_has_nothing_to_wait_for_when_calls_were_answered_or_given_up() {
+    let world = World::new(22);
+    let (_server, client) = (start(&world, 1), start(&world, 2));
+    let observer = world.observer();
+    world.run(async move {
+        let remote = client.remote(address(1));
+        wait(&remote, 1).await.unwrap();
+        let given_up = observer.timeout(Duration::from_millis(50), wait(&remote, 60_000)).await;
+        assert!(given_up.is_err());
+        let begun = observer.now();
+        client.drain(Duration::from_secs(60)).await;
+        assert!(observer.now() - begun < Duration::from_secs(1), "the grace was waited for");
+    });
+}
+
+#[test]
+fn a_draining_peer_makes_no_new_calls_of_its_own() {
+    let world = World::new(23);
+    let (server, client) = (start(&world, 1), start(&world, 2));
+    let observer = world.observer();
+    world.run(async move {
+        let remote = client.remote(address(1));
+        let open = observer.spawn("open", async move { wait(&remote, 500).await });
+        observer.sleep(Duration::from_millis(50)).await;
+        let draining = server.clone();
+        let drain = observer.spawn("drain", async move { draining.drain(Duration::from_secs(5)).await });
+        observer.sleep(Duration::from_millis(50)).await;
+        let CallError::Rpc(error) = wait(&server.remote(address(2)), 1).await.unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::Cancelled, Outcome::NotExecuted));
+        assert_eq!(open.await.unwrap(), Ok(()));
+        drain.await.unwrap();
+    });
+}
+
+#[test]
+fn a_handler_whose_caller_is_gone_does_not_go_on() {
+    let world = World::new(24);
+    let ended = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&ended);
+    let slow = Services::new().method("slow", move |ctx: Ctx, (): ()| {
+        let ended = Arc::clone(&counted);
+        async move {
+            ctx.runtime.sleep(Duration::from_secs(5)).await;
+            ended.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Never>(())
+        }
+    });
+    let _server = start_with(&world, 1, |builder| builder.services(slow));
+    let client = start(&world, 2);
+    let observer = world.observer();
+    world.run(async move {
+        let call = client.remote(address(1)).call::<_, (), Never>("slow", &()).once();
+        observer.spawn("call", call.timeout(Duration::from_secs(60)).into_future());
+        observer.sleep(Duration::from_millis(100)).await;
+        client.close().await;
+        observer.sleep(Duration::from_secs(20)).await;
+    });
+    assert_eq!(ended.load(Ordering::Relaxed), 0);
+}

@@ -24,7 +24,7 @@ struct Scene {
     world: World,
     observer: Runtime,
     clients: Vec<Peer>,
-    _server: Peer,
+    server: Peer,
     served: Arc<Mutex<BTreeMap<SocketAddr, u32>>>,
 }
 
@@ -40,7 +40,7 @@ impl Scene {
             })
             .method("who", |ctx: Ctx, (): ()| async move {
                 let name: u64 = ctx.caller.call::<_, _, Never>("name", &()).await.unwrap();
-                Ok::<_, Never>((ctx.address.port(), name))
+                Ok::<_, Never>((ctx.address.port(), name, ctx.client_id))
             });
         let start = |node, services| {
             let builder = Peer::builder(world.start(node)).services(services);
@@ -56,7 +56,7 @@ impl Scene {
                 client.remote(address(SERVER)).call::<_, (), Never>("count", &()).await.unwrap();
             }
         });
-        Self { world, observer, clients, _server: server, served }
+        Self { world, observer, clients, server, served }
     }
 
     /// How many calls of a client ran, that of the start included.
@@ -67,21 +67,23 @@ impl Scene {
 
 #[test]
 fn each_handler_knows_its_own_caller_and_calls_it_back() {
-    let Scene { world, observer, clients, _server, .. } = Scene::new(1);
+    let Scene { world, observer, clients, server, .. } = Scene::new(1);
     let stopped = world.clone();
     world.run(async move {
+        let known: BTreeMap<_, _> =
+            server.peers().iter().map(|info| (info.address, info.client_id)).collect();
         stopped.pause(SERVER);
         let mut calls = Vec::new();
         for _ in 0..3 {
             for (node, client) in CLIENTS.iter().zip(&clients) {
-                let call = client.remote(address(SERVER)).call::<_, (u16, u64), Never>("who", &());
+                let call = client.remote(address(SERVER)).call::<_, (u16, u64, u128), Never>("who", &());
                 calls.push((*node, observer.spawn("caller", call.into_future())));
                 observer.sleep(Duration::from_millis(1)).await;
             }
         }
         stopped.resume(SERVER);
         for (node, call) in calls {
-            assert_eq!(call.await.unwrap(), Ok((address(node).port(), node)));
+            assert_eq!(call.await.unwrap(), Ok((address(node).port(), node, known[&address(node)])));
         }
     });
 }

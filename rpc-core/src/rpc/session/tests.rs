@@ -12,7 +12,7 @@ use crate::endpoint::ConnId;
 use crate::rpc::channel::{Attempt, Reply};
 use crate::rpc::error::Failure;
 use crate::rpc::reference::ServiceRef;
-use crate::rpc::stream::{self, Sink, Source};
+use crate::rpc::stream::{self, Push, Sink, Source};
 use crate::rpc::{Services, codec, handle};
 use crate::runtime::Runtime;
 use crate::sim::World;
@@ -23,6 +23,8 @@ enum Manner {
     Done,
     Busy,
     Refuses,
+    /// It never answers.
+    Silent,
 }
 
 struct Wire {
@@ -39,6 +41,7 @@ impl Channel for Wire {
             Manner::Done => Ok(Reply::from(Bytes::from_static(NULL))),
             Manner::Busy => Err(RpcError::not_executed(Code::ServerBusy, "later").into()),
             Manner::Refuses => Err(RpcError::not_executed(Code::MethodNotFound, "no stream").into()),
+            Manner::Silent => return Box::pin(std::future::pending()),
         };
         Box::pin(async move { answer })
     }
@@ -112,6 +115,22 @@ impl Scene {
         };
         let body = codec::encode(body).unwrap();
         handle::bind(arrival, || codec::decode::<T>(&body))
+    }
+
+    fn behave(&self, manner: Manner) {
+        *self.wire.manner.lock().unwrap() = manner;
+    }
+
+    /// The peer grants these totals to the producer `id`.
+    fn grant(&self, id: HandleId, items: u64, bytes: u64) {
+        let Some(Entry::Outlet(outlet)) = self.session.entry(id) else { panic!("no producer {id}") };
+        outlet.grant(Window { items, bytes });
+    }
+
+    /// The peer pushes numbers below 24, which are one byte each, to the consumer `id`.
+    fn push(&self, id: HandleId, first: u64, numbers: &'static [u8]) -> Result<bool, RpcError> {
+        let Some(Entry::Inlet(inlet)) = self.session.entry(id) else { panic!("no consumer {id}") };
+        inlet.push(Push { first, count: numbers.len() as u64, items: Bytes::from_static(numbers), end: None })
     }
 
     /// Lets the session say what it has to say, and time pass.
@@ -297,7 +316,7 @@ fn what_an_answer_carried_dies_unclaimed_and_lives_claimed() {
 #[test]
 fn a_busy_peer_is_asked_again_for_as_long_as_a_delivery_may_take() {
     let scene = Scene::new();
-    *scene.wire.manner.lock().unwrap() = Manner::Busy;
+    scene.behave(Manner::Busy);
     let inlet = scene.session.import_inlet(id(1), Window::default()).unwrap();
     let grants = scene.said::<(HandleId, u64, u64)>(GRANT);
     assert_eq!(grants, [(id(1), Window::default().items, Window::default().bytes)]);
@@ -328,7 +347,7 @@ fn an_end_that_a_peer_passed_ends_with_the_connection_though_nothing_came() {
 #[test]
 fn a_stream_that_the_peer_does_not_know_is_over() {
     let scene = Scene::new();
-    *scene.wire.manner.lock().unwrap() = Manner::Refuses;
+    scene.behave(Manner::Refuses);
     let mut source: Source<u64> = scene.read(1, &SOURCE).unwrap();
     let sink: Sink<u64> = scene.read(3, &SINK).unwrap();
     let stopped = scene.world.run(async move {
@@ -432,4 +451,152 @@ fn a_notified_method_does_not_start_or_go_on_after_the_end() {
     scene.pass(Duration::from_secs(5));
     assert_eq!(ran.load(Ordering::Relaxed), 0);
     assert!(scene.session.is_quiet());
+}
+
+#[test]
+fn a_call_that_is_sent_again_carries_its_consumer_again_which_must_grant_anew() {
+    let scene = Scene::new();
+    let (sink, source) = stream::channel::<u64>(Window::default());
+    let carried = cargo(&source);
+    scene.session.attach(CallId(0), false, &carried).unwrap();
+    let twice = scene.session.attach(CallId(2), false, &carried).unwrap_err();
+    assert_eq!(twice.code, Code::Aborted);
+    scene.grant(id(0), 10, 1_000);
+    scene.session.detach(CallId(0), false, &carried, &lost());
+    scene.session.attach(CallId(4), false, &carried).unwrap();
+    assert_eq!(sink.send(&1).now_or_never(), None, "who was granted is gone");
+    scene.grant(id(4), 2, 100);
+    scene.grant(id(4), 1, 10);
+    assert_eq!((sink.send(&1).now_or_never(), sink.send(&2).now_or_never()), (Some(Ok(())), Some(Ok(()))));
+    assert_eq!(sink.send(&3).now_or_never(), None, "a smaller grant changes nothing");
+    scene.pass(Duration::from_millis(1));
+    // Something went: no other connection can go on.
+    scene.session.detach(CallId(4), false, &carried, &lost());
+    assert_eq!(sink.send(&3).now_or_never().unwrap().unwrap_err().code, Code::ConnectionLost);
+}
+
+#[test]
+fn a_stream_that_ended_without_items_does_not_travel_again() {
+    let scene = Scene::new();
+    scene.behave(Manner::Silent);
+    let (sink, source) = stream::channel::<u64>(Window::default());
+    let carried = cargo(&source);
+    scene.session.attach(CallId(0), false, &carried).unwrap();
+    let mut finish = Box::pin(sink.finish());
+    assert_eq!(finish.as_mut().now_or_never(), None, "nobody has said that it arrived");
+    scene.pass(Duration::from_millis(1));
+    scene.session.detach(CallId(0), false, &carried, &lost());
+    assert_eq!(finish.now_or_never().unwrap().unwrap_err().code, Code::ConnectionLost);
+}
+
+#[test]
+fn a_reader_that_went_while_its_producer_travelled_stops_it_on_arrival() {
+    let scene = Scene::new();
+    let (sink, source) = stream::channel::<u64>(Window::default());
+    let carried = cargo(&sink);
+    drop(source);
+    scene.session.attach(CallId(0), false, &carried).unwrap();
+    assert_eq!(scene.said::<(HandleId,)>(STOP), [(id(0),)]);
+    assert_eq!(scene.session.handles(), 0);
+}
+
+#[test]
+fn a_producer_is_a_window_ahead_of_the_answers_whatever_it_is_granted() {
+    let scene = Scene::new();
+    scene.behave(Manner::Silent);
+    let sink: Sink<Bytes> = scene.read(1, &(1, 0, 1_000, 1_000)).unwrap();
+    scene.grant(id(1), 1 << 40, 1 << 40);
+    // Two bytes before each.
+    let item = Bytes::from_static(&[7; 98]);
+    let sent = (0..100).take_while(|_| sink.send(&item).now_or_never().is_some()).count();
+    assert_eq!(sent, 10, "a window of bytes");
+    let sink: Sink<u64> = scene.read(3, &(1, 0, 1_000, 1_000)).unwrap();
+    for number in 0..20 {
+        assert_eq!(sink.send(&number).now_or_never(), Some(Ok(())));
+        scene.pass(Duration::from_millis(1));
+    }
+    type PushBody = (HandleId, u64, u64, Bytes, bool, Option<RpcError>);
+    let pushes = scene.said::<PushBody>(PUSH);
+    assert_eq!(pushes.iter().filter(|push| push.0 == id(3)).count(), 4, "the others wait for answers");
+}
+
+#[test]
+fn an_item_is_at_most_half_a_window_and_a_longer_one_does_not_end_the_stream() {
+    let scene = Scene::new();
+    let sink: Sink<Bytes> = scene.read(1, &(1, 0, 10, 1_000)).unwrap();
+    let send = |size: usize| sink.send(&Bytes::from(vec![0; size])).now_or_never().unwrap();
+    let error = send(498).unwrap_err();
+    assert_eq!((error.code, error.outcome), (Code::TooLarge, Outcome::NotExecuted));
+    assert_eq!(send(497), Ok(()), "three bytes before them");
+}
+
+#[test]
+fn windows_that_a_peer_asks_for_are_moved_into_what_windows_can_be() {
+    let scene = Scene::new();
+    let huge = (2, 0, u64::MAX, u64::MAX);
+    let source: Source<u64> = scene.read(1, &huge).unwrap();
+    let grants = scene.said::<(HandleId, u64, u64)>(GRANT);
+    assert_eq!(grants, [(id(1), Window::MAX.items, Window::MAX.bytes)]);
+    drop(source);
+    let sink: Sink<Bytes> = scene.read(3, &(1, 0, u64::MAX, u64::MAX)).unwrap();
+    let item = Bytes::from(vec![0; Window::MAX.bytes as usize / 2]);
+    assert_eq!(sink.send(&item).now_or_never().unwrap().unwrap_err().code, Code::TooLarge);
+    let sink: Sink<u64> = scene.read(5, &(1, 0, 0, 0)).unwrap();
+    assert_eq!(sink.send(&1).now_or_never(), Some(Ok(())), "one item may always go");
+    let (sink, _source) = stream::channel::<u64>(Window { items: 0, bytes: 0 });
+    assert_eq!(sink.send(&1).now_or_never(), Some(Ok(())));
+    let (sink, source) = stream::channel::<u64>(Window { items: u64::MAX, bytes: u64::MAX });
+    drop(sink);
+    drop(source);
+}
+
+#[test]
+fn an_item_that_cannot_be_read_ends_the_stream_and_stops_its_producer_once() {
+    let scene = Scene::new();
+    let mut source: Source<String> = scene.read(1, &SOURCE).unwrap();
+    assert_eq!(scene.push(id(1), 0, &[1, 2]), Ok(false));
+    let error = source.next().now_or_never().unwrap().unwrap().unwrap_err();
+    assert_eq!(error.code, Code::Codec);
+    assert_eq!(source.next().now_or_never(), Some(None), "a stream ends once");
+    drop(source);
+    assert_eq!(scene.said::<(HandleId,)>(STOP), [(id(1),)]);
+    assert_eq!(scene.said::<(HandleId,)>(STOP), []);
+}
+
+#[test]
+fn the_first_reason_why_a_stream_is_over_stays() {
+    let scene = Scene::new();
+    let sink: Sink<u64> = scene.read(1, &SINK).unwrap();
+    let Some(Entry::Outlet(outlet)) = scene.session.entry(id(1)) else { panic!("no producer") };
+    outlet.fail(stream::stopped());
+    scene.session.end(&lost());
+    assert_eq!(sink.stopped().now_or_never().unwrap().code, Code::Cancelled);
+}
+
+#[test]
+fn an_end_that_was_used_does_not_travel() {
+    let encoded = |body: &dyn Fn() -> bool| handle::collect(body).0;
+    let (sink, source) = stream::channel::<u64>(Window::default());
+    assert_eq!(sink.send(&1).now_or_never(), Some(Ok(())));
+    assert!(!encoded(&|| codec::encode(&sink).is_ok()));
+    assert!(!encoded(&|| codec::encode(&source).is_ok()));
+    let (sink, _source) = stream::channel::<u64>(Window::default());
+    assert!(encoded(&|| codec::encode(&sink).is_ok()));
+    assert!(!encoded(&|| codec::encode(&sink).is_ok()), "it went before");
+}
+
+#[test]
+fn a_producer_on_this_side_hears_that_its_reader_went() {
+    let (sink, source) = stream::channel::<u64>(Window::default());
+    assert_eq!(sink.send(&1).now_or_never(), Some(Ok(())));
+    drop(source);
+    assert_eq!(sink.send(&2).now_or_never().unwrap().unwrap_err().code, Code::Cancelled);
+}
+
+#[test]
+fn so_many_messages_are_under_way_and_no_more() {
+    let scene = Scene::new();
+    scene.behave(Manner::Silent);
+    let _sources: Vec<Source<u64>> = (0..100).map(|call| scene.read(call, &SOURCE).unwrap()).collect();
+    assert_eq!(scene.said::<(HandleId, u64, u64)>(GRANT).len(), 64);
 }

@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn a_producer_that_breaks_the_rules_ends_its_stream() {
         let empty = Bytes::new();
-        let hostile: [&[Push]; 10] = [
+        let hostile: [&[Push]; 13] = [
             &[push(0, 101, false)],
             &[push(99, 2, false)],
             &[Push { first: u64::MAX, ..push(0, 1, false) }],
@@ -415,7 +415,10 @@ mod tests {
             &[push(5, 5, false), push(6, 1, false)],
             &[push(0, 2, true), push(2, 1, false)],
             &[push(5, 5, false), push(0, 2, true)],
+            &[push(5, 5, true), push(0, 5, true)],
+            &[push(5, 5, true), push(10, 1, false)],
             &[Push { first: 0, count: 0, items: empty.clone(), end: None }],
+            &[Push { first: 0, count: 0, items: Bytes::from_static(&[1]), end: Some(None) }],
             &[Push { first: 0, count: 2, items: Bytes::from_static(&[1]), end: None }],
         ];
         for pushes in hostile {
@@ -426,6 +429,13 @@ mod tests {
             }
             assert_eq!(inlet.push(last.clone()).unwrap_err().code, Code::BadRequest, "{pushes:?}");
             assert!(inlet.held() <= 100, "what came too early is dropped");
+            let mut cx = Context::from_waker(Waker::noop());
+            while let taken = inlet.poll_take(&mut cx)
+                && !matches!(taken, Poll::Ready(None | Some(Err(_))))
+            {
+                assert!(taken.is_ready(), "the reader waits after {pushes:?}");
+            }
+            assert_eq!(inlet.held(), 0);
         }
         let long = Push { first: 0, count: 1, items: vec![0; 401].into(), end: None };
         assert!(Inlet::new(WINDOW, From::Travelling).push(long).is_err(), "more bytes than granted");
@@ -447,5 +457,53 @@ mod tests {
         inlet.consumed(1);
         assert_eq!(inlet.next_word(), Some(Word::Grant(Window { items: 150, bytes: 450 })));
         assert_eq!(inlet.next_word(), None);
+    }
+
+    #[test]
+    fn the_end_comes_after_all_items_and_nothing_changes_it_then() {
+        let inlet = Inlet::new(WINDOW, From::Travelling);
+        assert_eq!(inlet.push(push(5, 5, true)), Ok(false));
+        assert!(inlet.poll_take(&mut Context::from_waker(Waker::noop())).is_pending(), "five are missing");
+        assert_eq!(inlet.push(push(0, 5, false)), Ok(true));
+        inlet.fail(stopped());
+        assert_eq!(take(&inlet), Some((0..10).collect()), "the connection is lost after the end");
+    }
+
+    #[test]
+    fn a_reader_that_stopped_holds_nothing_takes_nothing_and_says_so_once() {
+        let inlet = Inlet::new(WINDOW, From::Travelling);
+        inlet.push(push(0, 60, false)).unwrap();
+        inlet.push(push(70, 5, false)).unwrap();
+        (0..60).for_each(|_| inlet.consumed(1));
+        inlet.stop();
+        inlet.stop();
+        assert_eq!((inlet.held(), inlet.next_word(), inlet.next_word()), (0, Some(Word::Stop), None));
+        inlet.stop();
+        assert_eq!(inlet.next_word(), None);
+        assert_eq!(inlet.push(push(60, 1, false)).unwrap_err().code, Code::Cancelled);
+        assert_eq!(inlet.held(), 0);
+    }
+
+    #[test]
+    fn a_stream_that_is_complete_is_neither_stopped_nor_granted_more() {
+        let inlet = Inlet::new(WINDOW, From::Travelling);
+        inlet.push(push(0, 60, false)).unwrap();
+        (0..50).for_each(|_| inlet.consumed(1));
+        inlet.push(push(60, 1, true)).unwrap();
+        assert_eq!(inlet.next_word(), None);
+        inlet.stop();
+        assert_eq!(inlet.next_word(), None);
+    }
+
+    #[test]
+    fn credit_also_comes_back_when_half_of_the_bytes_are_used_up() {
+        let inlet = Inlet::new(WINDOW, From::Travelling);
+        let long = |first| Push { first, count: 1, items: vec![0; 100].into(), end: None };
+        inlet.push(long(0)).unwrap();
+        inlet.push(long(1)).unwrap();
+        inlet.consumed(100);
+        assert_eq!(inlet.next_word(), None);
+        inlet.consumed(100);
+        assert_eq!(inlet.next_word(), Some(Word::Grant(Window { items: 102, bytes: 600 })));
     }
 }
