@@ -752,8 +752,8 @@ fn a_hostile_session_ends_its_own_streams_and_no_other_thing() {
     pair.world.run(async move {
         let raw = |method: &str, body: &dyn Fn(&str) -> rpc_core::rpc::Call<(), Never>| body(method).once();
         // The first call on the connection carries the handle 0, the answer of the second one the handle 160.
-        let hold = remote.at("bakery").call::<_, (), Never>("hold", &(2u8, 0u64, 10u64, 1_000u64));
-        hold.await.unwrap();
+        let (_sink, numbers) = stream::channel::<u64>(Window { items: 10, bytes: 1_000 });
+        remote.at("bakery").call::<_, (), Never>("hold", &numbers).await.unwrap();
         let listing = remote.at("bakery").call::<_, Source<u64>, Never>("listing", &3_000u64).await.unwrap();
         assert_eq!(handles(&server), 2);
         raw("@ref.release", &|method| remote.call(method, &[160u64])).await.unwrap();

@@ -1,10 +1,18 @@
-//! Stories of how many connections there may be, and that those which ended make room.
+//! Stories of what is let in: how many connections, which setup packets, and that what ended makes room.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::pair::{Client, Pair, Server};
-use crate::endpoint::{Config, ConnId};
+use bytes::Bytes;
+
+use super::pair::{Client, Pair, Random, Server, pattern};
+use crate::endpoint::{Config, ConnId, Endpoint, Event, LostReason};
+use crate::runtime::Instant;
+use crate::security::Security;
+use crate::wire::SETUP_DATAGRAM_SIZE;
+use crate::wire::packet::{Header, LONG_HEADER_SIZE, LongKind};
+use crate::wire::seal::{TAG_SIZE, put_checksum};
+use crate::wire::setup;
 
 /// Whether another connection of the client is let in.
 fn is_let_in(pair: &mut Pair) -> Option<ConnId> {
@@ -76,4 +84,153 @@ fn exchanges_that_are_over_are_not_half_open() {
     }
     is_let_in(&mut pair).expect("they were given up");
     assert_eq!(pair.at(Server).counters().cookies_sent, 0);
+}
+
+#[test]
+fn a_connection_that_is_closed_is_not_listed_and_leaves_no_address_behind() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    pair.move_client(SocketAddr::from((Ipv4Addr::LOCALHOST, 3_000)));
+    pair.call(Client, client, pattern(10));
+    pair.settle();
+    pair.run_for(Duration::from_millis(50));
+    assert_eq!(pair.at(Server).connection(server).unwrap().remote.port(), 3_000);
+    assert_eq!(pair.at(Server).by_remote.len(), 1, "where the peer was is forgotten");
+    let now = pair.now;
+    pair.at(Client).close(now, client, 0, "");
+    assert_eq!((pair.at(Client).connection(client), pair.at(Client).connections().count()), (None, 0));
+    pair.run_for(Duration::from_millis(50));
+    assert_eq!((pair.at(Server).connection(server), pair.at(Server).connections().count()), (None, 0));
+    pair.run_for(Duration::from_secs(4));
+    assert!(pair.at(Server).conns.is_empty() && pair.at(Server).by_remote.is_empty());
+}
+
+#[test]
+fn a_connection_that_is_opened_while_draining_says_so() {
+    let mut pair = Pair::new();
+    let now = pair.now;
+    pair.at(Client).drain(now);
+    pair.connected();
+    pair.run_for(Duration::from_millis(5));
+    assert!(pair.events[Server as usize].iter().any(|event| matches!(event, Event::Draining { .. })));
+}
+
+/// Nothing is sent on it that could be answered with a reset.
+#[test]
+fn a_restarted_client_ends_its_idle_connection_at_the_server() {
+    for seed in 0..6 {
+        let mut pair = Pair::with(Config::default(), Config::default(), seed);
+        let (_, server) = pair.connected();
+        pair.run_for(Duration::from_millis(100));
+        pair.restart(Client);
+        let (_, new) = pair.connected();
+        assert_eq!(pair.lost(Server, server), Some((LostReason::PeerRestarted, vec![])), "seed {seed}");
+        assert!(pair.lost(Server, new).is_none());
+    }
+}
+
+#[test]
+fn an_id_is_never_nought_and_never_that_of_another_connection() {
+    let mut numbers = [0, 5, 5, 0, 6].into_iter();
+    let random = Box::new(move || numbers.next().expect("no more are needed"));
+    let mut endpoint = Endpoint::new(Config::default(), Security::insecure(), 1, 2, random);
+    let now = Instant::from_nanos(1);
+    let ids = [endpoint.connect(now, Server.address()), endpoint.connect(now, Server.address())];
+    assert_eq!(ids, [ConnId(5), ConnId(6)]);
+}
+
+#[test]
+fn resets_go_again_after_a_while() {
+    let mut pair = Pair::new();
+    let (client, _) = pair.connected();
+    pair.call(Client, client, pattern(100));
+    pair.pump();
+    let datagram = pair.sent.last().unwrap().datagram.clone();
+    pair.restart(Server);
+    for sent in [100, 200] {
+        for _ in 0..150 {
+            pair.inject(Client, datagram.clone());
+        }
+        assert_eq!(pair.at(Server).counters().resets_sent, sent);
+        pair.now += Duration::from_millis(100);
+    }
+}
+
+#[test]
+fn so_many_exchanges_are_half_open_from_all_addresses_together() {
+    let endpoint = |config, seed: u64| {
+        let mut random = Random(seed);
+        Endpoint::new(config, Security::insecure(), seed, 2, Box::new(move || random.next()))
+    };
+    let mut client = endpoint(Config::default(), 1);
+    let mut server = endpoint(Config { cookies_above: 5_000, ..Config::default() }, 2);
+    let (now, mut buf) = (Instant::from_nanos(1), Vec::new());
+    for index in 0..1_100 {
+        client.connect(now, Server.address());
+        client.poll_transmit(now, 1, &mut buf).unwrap();
+        let from = SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + index), 5_000));
+        server.handle_datagram(now, from, Bytes::copy_from_slice(&buf));
+    }
+    assert_eq!((server.conns.len(), server.counters().dropped_connections_max), (1_000, 100));
+}
+
+/// A setup packet with another header, or without its end; the checksum fits.
+fn edited(datagram: &Bytes, edit: impl FnOnce(&mut u32, &mut u64, &mut u64), size: usize) -> Bytes {
+    let Ok(Header::Long { kind, mut version, mut dcid, mut scid }) = Header::read(datagram) else {
+        panic!("no setup packet")
+    };
+    edit(&mut version, &mut dcid, &mut scid);
+    let mut edited = Vec::new();
+    Header::Long { kind, version, dcid, scid }.put(&mut edited);
+    edited.extend_from_slice(&datagram[LONG_HEADER_SIZE..size - TAG_SIZE]);
+    put_checksum(&mut edited, 0);
+    edited.into()
+}
+
+#[test]
+fn setup_packets_that_are_short_or_of_another_version_or_of_nobody_are_dropped() {
+    let mut pair = Pair::new();
+    let now = pair.now;
+    let conn = pair.at(Client).connect(now, Server.address());
+    pair.pump();
+    let init = pair.sent[0].datagram.clone();
+    pair.inject(Client, edited(&init, |_, _, _| {}, SETUP_DATAGRAM_SIZE - 1));
+    assert_eq!(pair.at(Server).counters().dropped_truncated, 1);
+    pair.inject(Client, edited(&init, |_, _, scid| *scid = 0, SETUP_DATAGRAM_SIZE));
+    assert_eq!(pair.at(Server).counters().dropped_bad_frame, 1);
+    pair.inject(Client, edited(&init, |version, dcid, _| (*version, *dcid) = (9, 7), SETUP_DATAGRAM_SIZE));
+    assert_eq!(pair.at(Server).counters().dropped_unknown_version, 1);
+    assert!(pair.at(Server).conns.is_empty());
+    assert_eq!(pair.at(Server).counters().datagrams_sent, 0, "none of them is answered");
+    pair.run_for(Duration::from_millis(1));
+    let reply = pair.sent.last().unwrap().datagram.clone();
+    pair.drop_flights();
+    pair.inject(Server, edited(&reply, |_, _, _| {}, SETUP_DATAGRAM_SIZE - 1));
+    pair.inject(Server, edited(&reply, |version, _, _| *version = 9, SETUP_DATAGRAM_SIZE));
+    let counters = pair.at(Client).counters();
+    assert_eq!((counters.dropped_truncated, counters.dropped_unknown_version), (1, 1));
+    assert!(!pair.at(Client).connection(conn).unwrap().established);
+    pair.run_until("connected", |pair| !pair.events[Server as usize].is_empty());
+}
+
+#[test]
+fn nobody_at_another_address_sends_cookies_or_lists_of_versions() {
+    let mut pair = Pair::new();
+    let now = pair.now;
+    let conn = pair.at(Client).connect(now, Server.address());
+    pair.pump();
+    let mut versions = Vec::new();
+    Header::Long { kind: LongKind::VersionNegotiation, version: 1, dcid: conn.0, scid: 0 }.put(&mut versions);
+    versions.extend_from_slice(&[1, 0, 0, 0, 7]);
+    put_checksum(&mut versions, 0);
+    let elsewhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 77));
+    for datagram in [setup::retry(conn.0, &[7; 40]), versions] {
+        pair.at(Client).handle_datagram(now, elsewhere, datagram.into());
+    }
+    assert_eq!(pair.at(Client).counters().dropped_unexpected_address, 2);
+    let sent = pair.sent.len();
+    pair.pump();
+    assert_eq!(pair.sent.len(), sent, "no INIT with a cookie of somebody else");
+    pair.run_until("connected", |pair| !pair.events[Server as usize].is_empty());
+    assert!(pair.lost(Client, conn).is_none());
 }

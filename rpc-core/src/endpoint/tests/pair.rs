@@ -264,6 +264,8 @@ impl Pair {
                 let (now, segments_max) = (self.now, self.segments_max);
                 let Some(transmit) = self.at(side).poll_transmit(now, segments_max, &mut buf) else { break };
                 assert_eq!(transmit.size, buf.len());
+                assert!(transmit.size <= 65_507, "{} bytes with one system call", transmit.size);
+                assert!(transmit.segment_size.is_none_or(|size| size < transmit.size));
                 let size = transmit.segment_size.unwrap_or(transmit.size);
                 let datagrams: Vec<_> = buf.chunks(size).map(Bytes::copy_from_slice).collect();
                 assert!(datagrams.len() <= segments_max);
