@@ -12,8 +12,8 @@ use openraft::Snapshot;
 use openraft::errors::RaftError;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest};
 use openraft::type_config::alias::VoteOf;
+use rpc_core::rpc::Ctx;
 use rpc_core::rpc::Services;
-use rpc_core::rpc::registry::Ctx;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -216,7 +216,7 @@ impl Metadata for Everything {
     }
 
     async fn back(&self, ctx: Ctx) -> Result<Shown, String> {
-        MetadataClient::new(ctx.caller).show().await.map_err(text)
+        MetadataClient::new(ctx.caller.clone()).show().await.map_err(text)
     }
 }
 

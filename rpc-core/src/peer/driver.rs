@@ -117,7 +117,10 @@ async fn spin(
             return Ok(false);
         }
         yield_once().await;
-        std::thread::yield_now();
+        // Latency mode was asked for and told its price.
+        if inner.spin.is_zero() {
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -337,7 +340,7 @@ impl<'a> Turn<'a> {
                     .retry_after(RETRY_AFTER)
             }
             Some(served) => {
-                if let Some(caller) = self.callers.caller(self.inner, state, conn, self.now) {
+                if let Some(caller) = self.callers.caller(self.inner, state, conn) {
                     if self.arrivals.is_empty() {
                         self.arrivals.reserve(self.expected);
                     }

@@ -14,15 +14,16 @@ use super::channel::{Link, Target};
 use super::state::State;
 use crate::endpoint::{CallId, ConnId, Form};
 use crate::rpc::Remote;
+use crate::rpc::context::{self, Ctx};
 use crate::rpc::dispatch::{self, Arrived, Response, Serving};
-use crate::rpc::registry::{Ctx, Served};
+use crate::rpc::registry::Served;
 use crate::runtime::Instant;
 
 /// A request that is to be served in this turn of the driver.
 pub(super) struct Arrival<'a> {
     pub(super) conn: ConnId,
     pub(super) call: CallId,
-    pub(super) caller: Arc<Caller>,
+    pub(super) caller: Caller,
     pub(super) deadline: Instant,
     pub(super) served: &'a Arc<Served>,
     pub(super) form: Form,
@@ -30,8 +31,9 @@ pub(super) struct Arrival<'a> {
 }
 
 /// Who sent a request.
+#[derive(Clone)]
 pub(super) struct Caller {
-    ctx: Ctx,
+    from: Arc<context::Caller>,
     /// Whether it reads compressed bodies.
     inflates: bool,
 }
@@ -39,38 +41,28 @@ pub(super) struct Caller {
 /// Who sent the requests of one turn: made once for each run of requests of one connection.
 #[derive(Default)]
 pub(super) struct Callers {
-    last: Option<(ConnId, Arc<Caller>)>,
+    last: Option<(ConnId, Caller)>,
 }
 
 impl Callers {
     /// Who is at the other end of a connection; `None` when it is gone.
-    pub(super) fn caller(
-        &mut self,
-        inner: &Arc<Inner>,
-        state: &State,
-        conn: ConnId,
-        now: Instant,
-    ) -> Option<Arc<Caller>> {
+    pub(super) fn caller(&mut self, inner: &Arc<Inner>, state: &State, conn: ConnId) -> Option<Caller> {
         if let Some((last, caller)) = &self.last
             && *last == conn
         {
-            return Some(Arc::clone(caller));
+            return Some(caller.clone());
         }
         let info = state.endpoint.connection(conn)?;
         let target = Target::Connection { conn, address: info.remote };
-        let ctx = Ctx {
+        let from = Arc::new(context::Caller {
             address: info.remote,
             client_id: info.client_id,
             identity: info.identity,
-            call: CallId(0),
-            deadline: now,
-            meta: None,
-            fence: None,
             caller: Remote::new(Arc::new(Link::new(Arc::clone(inner), target))),
             runtime: inner.runtime.clone(),
-        };
-        let caller = Arc::new(Caller { ctx, inflates: info.compression });
-        self.last = Some((conn, Arc::clone(&caller)));
+        });
+        let caller = Caller { from, inflates: info.compression };
+        self.last = Some((conn, caller.clone()));
         Some(caller)
     }
 }
@@ -89,7 +81,7 @@ pub(super) fn serve(inner: &Arc<Inner>, arrivals: Vec<Arrival<'_>>) {
     for Arrival { conn, call, caller, deadline, served, form, body } in arrivals {
         let arrived = Arrived {
             served: Arc::clone(served),
-            ctx: Ctx { deadline, call, ..caller.ctx.clone() },
+            ctx: Ctx::new(caller.from, call, deadline),
             form,
             body,
             at: arrived_at,

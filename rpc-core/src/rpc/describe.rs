@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::call::Remote;
 use super::channel::Channel;
+use super::context::Ctx;
 use super::error::Never;
 use super::limits::{Gate, GateSnapshot, Limits};
 use super::path::MethodId;
-use super::registry::{Ctx, Method, Services};
+use super::registry::{Method, Services};
 use super::schema::{self, MethodSchema, Schema, ServiceSchema};
 
 /// The service `rpc`.

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::codec;
+use super::context::Ctx;
 use super::envelope::{self, Room, Unpacked};
 use super::error::{Code, Failure, Outcome, RpcError};
 use super::interceptor::{Execution, Incoming, Interceptors, NextServe};
@@ -21,7 +22,7 @@ use super::meta::{HOPS_MAX, Trace};
 use super::metrics::End;
 use super::observe::{self, Watch};
 use super::policy::Policy;
-use super::registry::{Ctx, Served};
+use super::registry::Served;
 use super::scope::{Entered, Scope};
 use crate::endpoint::Form;
 use crate::runtime::{BoxFuture, Instant, Runtime};

@@ -17,8 +17,9 @@ use bytes::Bytes;
 
 pub use super::channel::Answer;
 use super::channel::{Attempt, Channel};
+use super::context::Ctx;
 use super::error::Failure;
-use super::registry::{Ctx, Served};
+use super::registry::Served;
 use super::{dispatch, exchange};
 use crate::runtime::BoxFuture;
 

@@ -16,9 +16,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::codec;
+use super::context::Ctx;
 use super::error::{Code, Failure, RpcError};
 use super::path::MethodId;
-use super::registry::{Ctx, Served};
+use super::registry::Served;
 use super::session::NULL;
 use crate::runtime::BoxFuture;
 

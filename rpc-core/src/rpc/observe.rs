@@ -10,10 +10,11 @@ use tracing::span::Entered;
 use tracing::{Level, Span};
 
 use super::channel::{Answer, Attempt};
+use super::context::Ctx;
 use super::error::Failure;
 use super::interceptor::Execution;
 use super::meta::Trace;
-use super::registry::{Ctx, Served};
+use super::registry::Served;
 use crate::runtime::{Instant, Runtime};
 
 /// The target of all events of calls.

@@ -3,67 +3,22 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call::Remote;
+use super::context::{Caller, Ctx};
 use super::error::{Code, Failure, HandlerError, Outcome, RpcError};
 use super::limits::{Gate, GateSnapshot};
-use super::meta::{IdempotencyKey, Meta, Trace};
 use super::metrics::MethodMetrics;
 use super::path::MethodId;
 use super::policy::MethodPolicy;
 use super::schema::{MethodSchema, Schema};
 use super::{codec, envelope, handle};
 use crate::endpoint::CallId;
-use crate::runtime::{BoxFuture, Instant, Runtime};
-use crate::security::Identity;
-
-/// What a handler knows about the call it serves. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Ctx {
-    /// The address that the call came from.
-    pub address: SocketAddr,
-    /// The random id that the calling process drew at its start.
-    pub client_id: u128,
-    /// Names the call on its connection.
-    pub call: CallId,
-    /// What the caller has proved about itself.
-    pub identity: Identity,
-    /// When the caller stops waiting, on this node's clock.
-    pub deadline: Instant,
-    /// What came with the call beside its body, if anything did.
-    pub meta: Option<Arc<Meta>>,
-    /// The fencing token, while this call has exclusive access: larger than that of every access before. What is
-    /// asked to act for this call (a disk, a device) should refuse who comes with a smaller one.
-    pub fence: Option<u64>,
-    /// The peer that calls: its services can be called back over the same connection.
-    pub caller: Remote,
-    /// Time, tasks and randomness for the handler.
-    pub runtime: Runtime,
-}
-
-impl Ctx {
-    /// The way of the call from its source, if it is traced. Calls of the handler carry it on by themselves.
-    pub fn trace(&self) -> Option<&Trace> {
-        self.meta.as_ref()?.trace.as_ref()
-    }
-
-    /// What makes repeated executions of this call one. Only methods that are declared to keep a table of such keys
-    /// ([`MethodPolicy::keyed`]) are given one.
-    pub fn idempotency_key(&self) -> Option<IdempotencyKey> {
-        self.meta.as_ref()?.key
-    }
-
-    /// The application's own metadata under `key`.
-    pub fn extra(&self, key: u64) -> Option<&Bytes> {
-        self.meta.as_ref()?.extra.get(&key)
-    }
-}
+use crate::runtime::BoxFuture;
 
 /// A set of methods by name, to be served by a peer. Cheap to clone.
 #[derive(Clone, Default)]
@@ -129,9 +84,9 @@ impl Services {
         let refusal = Refusal::new(schema);
         let handler: Handler = Arc::new(move |ctx, body: Bytes| match decode_request(&ctx, &body) {
             Ok(request) => {
-                let (caller, call) = (ctx.caller.clone(), ctx.call);
+                let (from, call) = (Arc::clone(ctx.from()), ctx.call);
                 let answer = handler(ctx, request);
-                Box::pin(async move { encode_answer(answer.await, &caller, call) })
+                Box::pin(async move { encode_answer(answer.await, &from, call) })
             }
             Err(error) => {
                 let refusal = refusal.of(&error);
@@ -158,8 +113,8 @@ impl Services {
                 let (handler, refusal) = &*shared;
                 match decode_request(&ctx, &body) {
                     Ok(request) => {
-                        let (caller, call) = (ctx.caller.clone(), ctx.call);
-                        encode_answer(handler(ctx, request), &caller, call)
+                        let (from, call) = (Arc::clone(ctx.from()), ctx.call);
+                        encode_answer(handler(ctx, request), &from, call)
                     }
                     Err(error) => Err(refusal.of(&error)),
                 }
@@ -377,7 +332,7 @@ fn decode_request<Q: DeserializeOwned>(ctx: &Ctx, body: &[u8]) -> Result<Q, code
 /// Encodes what a handler answered. A result that cannot be encoded has been computed: the call was executed.
 fn encode_answer<R: Serialize, E: HandlerError>(
     answer: Result<R, E>,
-    caller: &Remote,
+    from: &Caller,
     call: CallId,
 ) -> Result<Bytes, Failure> {
     let failed = |error: codec::CodecError| {
@@ -388,7 +343,7 @@ fn encode_answer<R: Serialize, E: HandlerError>(
             let (body, cargo) = handle::collect(|| codec::encode(&result));
             let body = body.map_err(failed)?;
             if !cargo.is_empty()
-                && let Some(session) = caller.session()
+                && let Some(session) = from.caller.session()
             {
                 session
                     .attach(call, true, &cargo)

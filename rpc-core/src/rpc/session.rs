@@ -22,11 +22,12 @@ use tokio::sync::Notify;
 
 pub(crate) use self::serve::{NULL, services};
 use super::channel::Channel;
+use super::context::Ctx;
 use super::error::{Code, Outcome, RpcError};
 use super::handle::{Cargo, Carried, HandleId};
 use super::interceptor::Execution;
 use super::path::MethodId;
-use super::registry::{Ctx, Served, Table};
+use super::registry::{Served, Table};
 use super::stream::{Inlet, Outlet, Window};
 use crate::endpoint::CallId;
 use crate::runtime::{BoxFuture, Instant, Task};

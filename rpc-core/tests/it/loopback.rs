@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use rpc_core::endpoint::{CallId, Lane};
 use rpc_core::rpc::channel::{Attempt, Channel, Reply};
+use rpc_core::rpc::context::Caller;
 use rpc_core::rpc::{Ctx, Failure, MethodId, Remote, Services};
 use rpc_core::runtime::{BoxFuture, Runtime};
 use rpc_core::security::Identity;
@@ -47,17 +48,15 @@ impl Channel for Loopback {
     fn attempt(&self, request: Attempt) -> BoxFuture<Result<Reply, Failure>> {
         assert_eq!(request.method, MethodId::of(&request.name), "the id is that of the full name");
         self.lock().push(request.clone());
-        let ctx = Ctx {
+        let from = Caller {
             address: self.address(),
             client_id: 7,
-            call: CallId(0),
             identity: Identity::None,
-            deadline: request.deadline,
-            meta: request.meta,
-            fence: None,
             caller: self.remote(),
             runtime: self.runtime.clone(),
         };
+        let mut ctx = Ctx::new(Arc::new(from), CallId(0), request.deadline);
+        ctx.meta = request.meta;
         let answer = self.services.dispatch(&request.name, ctx, request.body);
         Box::pin(async move { answer.await.map(Reply::from) })
     }

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::{CLAIM, Entry, GRANT, IDS_MAX, PUSH, RELEASE, STOP, Session};
+use crate::rpc::context::Ctx;
 use crate::rpc::error::{Code, Failure, Never, RpcError};
 use crate::rpc::handle::HandleId;
 use crate::rpc::policy::MethodPolicy;
-use crate::rpc::registry::{Ctx, Method, Services};
+use crate::rpc::registry::{Method, Services};
 use crate::rpc::schema::MethodSchema;
 use crate::rpc::stream::{Push, Window, stopped};
 use crate::rpc::{codec, notify, reference};
