@@ -28,19 +28,23 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
     let mut timer = Timer { deadline: None, sleep: None };
     let mut drops = Drops::default();
     let mut patience = Patience::new(inner.spin);
+    let mut pace = Pace::default();
     loop {
         let span = {
             let state = inner.lock();
             timer.set(&inner, state.timeout());
             if socket.can_spin() { patience.span(!state.waiting.is_empty()) } else { Duration::ZERO }
         };
-        if let Err(error) = wait(&inner, &socket, (&mut patience, span), &mut timer, &mut datagrams).await {
-            tracing::error!(local_addr = %inner.local_addr, %error, "socket failed");
-            inner.lock().closing = true;
+        match wait(&inner, &socket, (&mut patience, span), &mut timer, &mut datagrams).await {
+            Ok(slept) => pace.on_wait(slept),
+            Err(error) => {
+                tracing::error!(local_addr = %inner.local_addr, %error, "socket failed");
+                inner.lock().closing = true;
+            }
         }
         let mut arrived = datagrams.drain(..);
         loop {
-            turn(&inner, &mut arrived);
+            turn(&inner, &mut arrived, pace.events);
             tell_drops(&inner, &mut drops);
             // Callers and handlers that were woken speak first, then all of it is sent together.
             yield_once().await;
@@ -71,31 +75,34 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
     }
 }
 
-/// Waits for datagrams, for the endpoint's next timeout, or for somebody who has something to send.
+/// Waits for datagrams, for the endpoint's next timeout, or for somebody who has something to send; true if it slept.
 async fn wait(
     inner: &Inner,
     socket: &impl DatagramSocket,
     (patience, span): (&mut Patience, Duration),
     timer: &mut Timer,
     datagrams: &mut Vec<(SocketAddr, Bytes)>,
-) -> std::io::Result<()> {
+) -> std::io::Result<bool> {
     if !span.is_zero() {
         let found = spin(inner, socket, span, timer.deadline, datagrams).await?;
         patience.on_spun(found);
         if found {
-            return Ok(());
+            return Ok(false);
         }
     }
-    poll_fn(|cx| {
+    let mut slept = false;
+    let waited = poll_fn(|cx| {
         if let Poll::Ready(received) = socket.poll_recv(cx, datagrams) {
             return Poll::Ready(received);
         }
         if inner.doorbell.poll_rung(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        timer.poll(cx).map(Ok)
-    })
-    .await
+        let polled = timer.poll(cx).map(Ok);
+        slept |= polled.is_pending();
+        polled
+    });
+    waited.await.map(|()| slept)
 }
 
 /// Asks the socket again and again for up to `span`, because going to sleep and being woken takes longer than most
@@ -188,8 +195,8 @@ impl Timer {
     }
 }
 
-/// One turn of the endpoint: what arrived, up to [`TURN_EVENTS`], what timed out once all has, and what follows.
-fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, (SocketAddr, Bytes)>) {
+/// One turn of the endpoint: what arrived, up to `events_max`, what timed out once all has, and what follows.
+fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, (SocketAddr, Bytes)>, events_max: usize) {
     let now = inner.runtime.now();
     let methods;
     let mut turn;
@@ -197,7 +204,7 @@ fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, (SocketAddr, Bytes)>) {
         let mut state = inner.lock();
         methods = Arc::clone(&state.methods);
         turn = Turn::new(inner, &methods, now);
-        while state.endpoint.events_len() < TURN_EVENTS
+        while state.endpoint.events_len() < events_max
             && let Some((from, datagram)) = arrived.next()
         {
             state.endpoint.handle_datagram(now, from, datagram);
@@ -231,10 +238,30 @@ fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, (SocketAddr, Bytes)>) {
     serve(inner, turn.arrivals);
 }
 
-/// After so many requests and answers a turn sends what follows from them before it reads on. In one turn the two sides
-/// would work alternately, each waiting for the other's whole batch; so they work at the same time. Smaller turns send
-/// smaller datagrams: measured from 8 to 64, this is best.
-const TURN_EVENTS: usize = 16;
+/// After how many requests and answers a turn sends what follows from them before it reads on. In one turn the two sides
+/// would work alternately, each waiting for the other's whole batch; so they work at the same time. But smaller turns
+/// send smaller datagrams. So turns grow while there is always more to read, and shrink when this side had to sleep.
+#[derive(Debug)]
+struct Pace {
+    events: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { events: PACE_MIN }
+    }
+}
+
+impl Pace {
+    fn on_wait(&mut self, slept: bool) {
+        self.events = if slept { self.events / 2 } else { self.events + 1 }.clamp(PACE_MIN, PACE_MAX);
+    }
+}
+
+/// Measured from 8 to 64: best with 64 calls in flight.
+const PACE_MIN: usize = 16;
+/// Measured from 8 to 128 with 256 calls in flight: from 64 on nothing more is won.
+const PACE_MAX: usize = 128;
 
 /// What follows from the events of one turn, to be done without the lock.
 struct Turn<'a> {
