@@ -19,7 +19,7 @@ mod write;
 
 pub use admin::{
     FaultsReply, FaultsRequest, Health, LinkFault, Member, ReplaceError, ReplaceRequest, Replaced, Role,
-    Status, Version,
+    Status, TraceRequest, TraceSpan, TraceStep, Traced, Version,
 };
 pub use error::{Hint, KvError, Limited};
 pub use read::{Age, Consistency, GetReply, GetRequest, Versioned};

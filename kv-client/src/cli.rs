@@ -10,10 +10,12 @@ mod health;
 mod input;
 mod member;
 mod names;
+mod nodes;
 mod output;
 mod put;
 mod resolve;
 mod status;
+mod trace;
 mod version;
 mod wait;
 mod write;
@@ -93,6 +95,7 @@ enum Command {
     Cas(cas::Cas),
     Resolve(resolve::Resolve),
     Status(status::Status),
+    Trace(trace::Trace),
     Member(member::Member),
     Health(health::Health),
     Wait(wait::Wait),
@@ -157,6 +160,7 @@ async fn dispatch(command: Command, context: &Context) -> Exit {
         Command::Cas(cas) => cas.run(context).await,
         Command::Resolve(resolve) => resolve.run(context).await,
         Command::Status(status) => status.run(context).await,
+        Command::Trace(trace) => trace.run(context).await,
         Command::Member(member) => member.run(context).await,
         Command::Health(health) => health.run(context).await,
         Command::Wait(wait) => wait.run(context).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_core::peer::Peer;
-use rpc_core::rpc::{CallError, Outcome as CallOutcome};
+use rpc_core::rpc::{Call, CallError, Outcome as CallOutcome};
 use rpc_core::runtime::{Instant, Runtime};
 
 use crate::api::{
@@ -29,6 +29,7 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 pub struct Client {
     inner: Arc<Inner>,
     timeout: Duration,
+    trace: Option<u128>,
 }
 
 /// A client in the making.
@@ -57,7 +58,14 @@ impl Client {
     /// The same client with another time for each request, retries included.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { inner: Arc::clone(&self.inner), timeout }
+        Self { timeout, ..self.clone() }
+    }
+
+    /// The same client, whose requests carry this trace id: the nodes remember for a while what they did for them
+    /// ([`api::Kv::trace`]).
+    #[must_use]
+    pub fn with_trace(&self, trace: u128) -> Self {
+        Self { trace: Some(trace), ..self.clone() }
     }
 
     /// How long each request may take.
@@ -182,8 +190,13 @@ impl Client {
             last = answer.err();
             Step::Go(verdict)
         };
-        let replaced =
-            pursue(&self.inner, self.deadline(), |node| node.member_replace(request.clone()), judge).await;
+        let replaced = pursue(
+            &self.inner,
+            self.deadline(),
+            |node| self.traced(node.member_replace(request.clone())),
+            judge,
+        )
+        .await;
         replaced.unwrap_or_else(|| {
             Err(last.unwrap_or(CallError::Method(ReplaceError::Refused(KvError::Deadline))))
         })
@@ -217,6 +230,13 @@ impl Client {
             let Some(address) = self.inner.router().choose(self.inner.runtime().now(), &[]) else { return };
             // Lazy: a session that is not closed expires.
             let _ = self.inner.node(address).close_session(request).deadline(deadline).once().await;
+        }
+    }
+
+    fn traced<R, E>(&self, call: Call<R, E>) -> Call<R, E> {
+        match self.trace {
+            Some(trace) => call.trace(trace),
+            None => call,
         }
     }
 
@@ -266,7 +286,7 @@ impl Client {
             let (id, sequence) = sessions.reserve()?;
             (id, sessions.token(id, sequence))
         };
-        Ok(Write { inner: Arc::clone(&self.inner), deadline, id, token, end: End::NeverSent })
+        Ok(Write { client: self.clone(), deadline, id, token, end: End::NeverSent })
     }
 
     async fn open(&self, deadline: Instant) -> Result<(), Refusal> {
@@ -283,7 +303,7 @@ impl Client {
     async fn ask<R>(
         &self,
         deadline: Instant,
-        call: impl Fn(&KvClient) -> rpc_core::rpc::Call<R, KvError>,
+        call: impl Fn(&KvClient) -> Call<R, KvError>,
         on_answer: impl Fn(&R),
     ) -> Result<R, Refusal>
     where
@@ -307,7 +327,7 @@ impl Client {
                 Step::Go(verdict)
             }
         };
-        let answer = pursue(&self.inner, deadline, call, judge).await;
+        let answer = pursue(&self.inner, deadline, |node| self.traced(call(node)), judge).await;
         // What a node said tells more than that another one said nothing.
         answer.ok_or_else(|| refusal.unwrap_or_else(|| unreachable(&self.inner, silence)))
     }
@@ -317,7 +337,7 @@ impl Client {
 /// resolved; dropped before it was sent, it never was.
 #[derive(Debug)]
 pub struct Write {
-    inner: Arc<Inner>,
+    client: Client,
     deadline: Instant,
     id: SessionId,
     token: Token,
@@ -347,13 +367,13 @@ impl Write {
 
     async fn send_checked(mut self, op: WriteOp) -> Outcome {
         let deadline = self.deadline;
-        let inner = Arc::clone(&self.inner);
+        let (client, inner) = (self.client.clone(), Arc::clone(&self.client.inner));
         let SessionId { cluster, session } = self.id;
         let sequence = self.token.sequence;
         self.end = End::Open;
         let call = |node: &KvClient| {
             let floor = inner.sessions().floor(self.id).clamp(1, sequence);
-            node.write(WriteRequest { cluster, session, sequence, floor, op: op.clone() })
+            client.traced(node.write(WriteRequest { cluster, session, sequence, floor, op: op.clone() }))
         };
         let mut ledger = Ledger::default();
         let judge = |_, answer: Result<api::WriteAnswer, CallError<KvError>>| {
@@ -384,13 +404,14 @@ impl Write {
 
 impl Drop for Write {
     fn drop(&mut self) {
-        let mut sessions = self.inner.sessions();
+        let inner = &self.client.inner;
+        let mut sessions = inner.sessions();
         match self.end {
             End::NeverSent | End::Settled => sessions.settle(self.id, self.token.sequence),
             End::Open => sessions.give_up(self.id, self.token.sequence),
         }
         drop(sessions);
-        self.inner.room().notify_waiters();
+        inner.room().notify_waiters();
     }
 }
 
@@ -438,7 +459,7 @@ impl Builder {
     pub fn build(self) -> Client {
         let Self { runtime, peer, endpoints, resolver, timeout, follow_leader } = self;
         let inner = Inner::start(Parts { runtime, peer, endpoints, resolver, follow_leader });
-        Client { inner, timeout }
+        Client { inner, timeout, trace: None }
     }
 }
 

@@ -6,16 +6,18 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kv_client::api::{
     CloseRequest, FaultsReply, FaultsRequest, GetReply, GetRequest, Health, Hint, Kv, KvError, OpenRequest,
-    Opened, PROTOCOL, ReplaceError, ReplaceRequest, Replaced, ResolveRequest, Resolved, Status, Version,
-    WriteAnswer, WriteRequest,
+    Opened, PROTOCOL, ReplaceError, ReplaceRequest, Replaced, ResolveRequest, Resolved, Status, TraceRequest,
+    Traced, Version, WriteAnswer, WriteRequest,
 };
 use raft_node::Node;
+use raft_node::spans::Step;
 use rpc_core::driver::fault::LinkFaults;
 use rpc_core::peer::Peer;
 use rpc_core::rpc::{Ctx, Never};
@@ -118,7 +120,8 @@ impl Service {
         }
         let running = self.running.wait().await;
         let deadline = answer_by(self.runtime.now(), ctx.deadline);
-        Ok(Admitted { service: self, running, method, deadline, _permit: permit })
+        let caller = ctx.address;
+        Ok(Admitted { service: self, running, method, caller, deadline, _permit: permit })
     }
 
     /// Who may do what: the one place that decides. Callers are not told apart yet, so everybody may do everything
@@ -138,6 +141,7 @@ struct Admitted<'a> {
     service: &'a Service,
     running: &'a Running,
     method: &'static str,
+    caller: SocketAddr,
     /// When the answer must be on its way.
     deadline: Instant,
     _permit: Permit<'a>,
@@ -149,6 +153,11 @@ impl Admitted<'_> {
         let Service { config, runtime, counts, .. } = self.service;
         let span = tracing::debug_span!("request", node_id = config.node_id, method = self.method);
         let started = runtime.now();
+        let step = self
+            .running
+            .node
+            .spans()
+            .begin(|| Step::Served { method: format!("kv.{}", self.method), caller: self.caller });
         let result = work.instrument(span.clone()).await;
         let outcome = match &result {
             Ok(_) => {
@@ -157,6 +166,7 @@ impl Admitted<'_> {
             }
             Err(error) => error.kv().map_or("refused", |error| counts.add(error)),
         };
+        step.end(outcome);
         let latency_us = (runtime.now() - started).as_micros();
         match &result {
             Ok(_) => tracing::debug!(parent: &span, outcome, latency_us),
@@ -282,6 +292,10 @@ impl Kv for Service {
 
     async fn status(&self, ctx: Ctx) -> Result<Status, Never> {
         Ok(admin::status(self, self.running.wait().await, ctx.deadline).await)
+    }
+
+    async fn trace(&self, _ctx: Ctx, request: TraceRequest) -> Result<Traced, Never> {
+        Ok(admin::trace(self, self.running.wait().await, request.trace))
     }
 
     async fn health_local(&self, ctx: Ctx) -> Result<Health, Never> {

@@ -3,7 +3,8 @@
 //! Layers, each knowing only the ones before it: [`disk`] (the seam to real and simulated disks) -> `types`
 //! (openraft's type configuration, behind which all of openraft stays) -> [`command`] (the log format) ->
 //! [`machine`] (what a user implements) -> `log`, [`host`], [`snapshot`] (storage) -> `identity`, `formation` (who this
-//! node is, and how a cluster comes to be) -> `network` (calls to others) -> `life` (from an empty folder to a running
+//! node is, and how a cluster comes to be) -> `network` (calls to others) -> [`spans`] (what became of
+//! traced requests) -> `life` (from an empty folder to a running
 //! Raft) -> `proposals`, `reads`, `membership`, `service`, `duties` -> [`Node`], which users hold. Nothing in this crate
 //! knows keys, command lines or HTTP.
 
@@ -31,6 +32,7 @@ mod runtime;
 mod service;
 mod session;
 pub mod snapshot;
+pub mod spans;
 mod state_head;
 pub mod status;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::network::client::Clients;
 use crate::network::messages::{Denied, Header, VERSION};
 use crate::network::{Metrics, Network, Target};
 use crate::runtime::watch;
+use crate::spans::Spans;
 use crate::status::{Phase, StopReason};
 use crate::types::{Member, TypeConfig};
 
@@ -37,6 +38,7 @@ pub(crate) struct Life<S: StateMachine> {
     pub(crate) config: NodeConfig,
     pub(crate) host: Host<S>,
     pub(crate) freshness: Arc<Freshness>,
+    pub(crate) spans: Spans,
     /// The last replacement that this node led to its end: the old id and the new one. Locked while one goes on.
     pub(crate) replaced: tokio::sync::Mutex<Option<(u64, u64)>>,
     disk: Disk,
@@ -101,6 +103,7 @@ impl<S: StateMachine> Life<S> {
         let formation = Formation::new(identity.name(), members, config.joining);
         let (phase, _) = watch::Channel::channel(phase_of(&formation.step()));
         Self {
+            spans: Spans::new(runtime.clone()),
             runtime,
             config,
             host,

@@ -37,6 +37,7 @@ use crate::reads;
 use crate::replace::ReplaceError;
 use crate::resolver::Resolver;
 use crate::service;
+use crate::spans::Spans;
 use crate::status::{LogPosition, MemberStatus, Phase, Role, Status, StopReason, Vote};
 use crate::types::LogId;
 
@@ -188,6 +189,11 @@ impl<S: StateMachine> Node<S> {
             ack_age: acked(id).map(|at| now - at.into_inner().0),
         };
         status.members = metrics.membership_config.nodes().map(member).collect();
+    }
+
+    /// What became of traced requests on this node.
+    pub fn spans(&self) -> &Spans {
+        &self.life.spans
     }
 
     /// What tests may see beyond the status.

@@ -23,6 +23,7 @@ use crate::machine::StateMachine;
 use crate::network::messages::{Answer, Ask, Denied};
 use crate::network::{Metrics, Target, method};
 use crate::outcome::{Hint, Refusal, WriteOutcome};
+use crate::spans::Step;
 use crate::status::Phase;
 use crate::types::{Proposal, TypeConfig};
 
@@ -112,7 +113,10 @@ impl<S: StateMachine> Proposals<S> {
         let Ok(bytes) = command(ask, self.life.runtime.wall_ms()).encode() else {
             return Answer::Refused(Refusal::TooLarge { size, max: self.life.config.limits.body_size_max });
         };
-        self.propose_bytes(running, bytes, deadline).await
+        let span = self.life.spans.begin(|| Step::Proposed);
+        let answer = self.propose_bytes(running, bytes, deadline).await;
+        span.end(answer.word());
+        answer
     }
 
     /// Proposes an encoded command, once.
@@ -141,6 +145,13 @@ impl<S: StateMachine> Proposals<S> {
 
     /// Asks `leader`, for at most as long as it leads as far as this node knows.
     async fn forward(&self, running: &Running<S>, leader: Target, ask: &Ask, deadline: Instant) -> Answer {
+        let span = self.life.spans.begin(|| Step::Forwarded { to: leader.name.id });
+        let answer = self.ask_leader(running, leader, ask, deadline).await;
+        span.end(answer.word());
+        answer
+    }
+
+    async fn ask_leader(&self, running: &Running<S>, leader: Target, ask: &Ask, deadline: Instant) -> Answer {
         let call = running.network.call(&leader, method::ASK, Lane::Normal, deadline, ask);
         let metrics = running.metrics.clone();
         let answer: Result<Answer, CallError<Denied>> = tokio::select! {
@@ -302,6 +313,18 @@ fn answer(reply: Reply) -> Answer {
         Reply::Closed => Answer::Closed,
         // Answers to what nobody asks in this way; the entry was committed.
         Reply::None | Reply::Founded { .. } | Reply::Expired { .. } => Answer::Lost,
+    }
+}
+
+impl Answer {
+    /// How it ended, for a trace.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Lost => "unknown",
+            Self::Refused(Refusal::Busy) => "busy",
+            Self::Refused(_) => "refused",
+            _ => "answered",
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::network::messages::{Denied, ReadIndex};
 use crate::network::method;
 use crate::outcome::{ReadError, Refusal};
 use crate::proposals::{Proposals, Route, deposed, refusal};
+use crate::spans::Step;
 
 /// The index that a linearizable read on any node has to wait for, if this node leads and a quorum confirms it.
 pub(crate) async fn read_index<S: StateMachine>(
@@ -44,10 +45,16 @@ pub(crate) async fn catch_up<S: StateMachine>(
     let index = loop {
         let answer = match proposals.route().map_err(ReadError::Refused)? {
             Route::Here => match life.running() {
-                Some(running) => read_index(running, runtime, deadline).await,
+                Some(running) => {
+                    let span = life.spans.begin(|| Step::Confirmed);
+                    let answer = read_index(running, runtime, deadline).await;
+                    span.end(answer.word());
+                    answer
+                }
                 None => ReadIndex::Refused(proposals.nobody()),
             },
             Route::There(running, leader) => {
+                let span = life.spans.begin(|| Step::Forwarded { to: leader.name.id });
                 let call = running.network.call(&leader, method::READ_INDEX, Lane::Normal, deadline, ());
                 let answer: Result<ReadIndex, CallError<Denied>> = tokio::select! {
                     biased;
@@ -55,7 +62,9 @@ pub(crate) async fn catch_up<S: StateMachine>(
                     () = deposed(running.metrics.clone(), leader.name.id) => continue,
                 };
                 // A read has no effect: whatever became of the call, it can be made again.
-                answer.unwrap_or(ReadIndex::Refused(Refusal::NotLeader { leader: None }))
+                let answer = answer.unwrap_or(ReadIndex::Refused(Refusal::NotLeader { leader: None }));
+                span.end(answer.word());
+                answer
             }
             Route::Nowhere => ReadIndex::Refused(proposals.nobody()),
         };
@@ -74,5 +83,15 @@ pub(crate) async fn catch_up<S: StateMachine>(
         Ok(Err(WaitError::Full)) => Err(ReadError::Refused(Refusal::Busy)),
         Ok(Err(WaitError::Closed)) => Err(ReadError::Refused(Refusal::NotMember)),
         Err(_) => Err(ReadError::Deadline),
+    }
+}
+
+impl ReadIndex {
+    /// How it ended, for a trace.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::At(_) => "answered",
+            Self::Refused(_) => "refused",
+        }
     }
 }

@@ -30,6 +30,7 @@ use crate::network::messages::{
 use crate::network::{SERVICE, method};
 use crate::proposals::Proposals;
 use crate::reads;
+use crate::spans::Step;
 use crate::types::{LogId, TypeConfig};
 
 /// The methods of this crate, below [`SERVICE`]. They do not keep the node alive: it is not running when it is gone.
@@ -57,18 +58,30 @@ pub(crate) fn services<S: StateMachine>(life: &Arc<Life<S>>, proposals: &Arc<Pro
     let methods = served.appends(methods, streams);
     let methods = served.elections(methods);
     let methods = served.snapshots(methods, &incoming);
-    let methods = served.serve(methods, method::ASK, move |ctx, _, ask: Ask| {
+    let methods = served.serve(methods, method::ASK, move |ctx, called, ask: Ask| {
         let proposals = proposals.upgrade();
-        async move { Ok(proposals.ok_or(Denied::NotRunning)?.propose(&ask, ctx.deadline).await) }
+        async move {
+            let span = called.life.spans.begin(|| served_for(method::ASK, &ctx));
+            let answer = proposals.ok_or(Denied::NotRunning)?.propose(&ask, ctx.deadline).await;
+            span.end(answer.word());
+            Ok(answer)
+        }
     });
     let methods = served.serve(methods, method::READ_INDEX, |ctx, called, ()| async move {
-        Ok(reads::read_index(&called.running, &ctx.runtime, ctx.deadline).await)
+        let span = called.life.spans.begin(|| served_for(method::READ_INDEX, &ctx));
+        let answer = reads::read_index(&called.running, &ctx.runtime, ctx.deadline).await;
+        span.end(answer.word());
+        Ok(answer)
     });
     let methods =
         served.serve(methods, method::REPLACE, |ctx, called, Replace { old, address }| async move {
             Ok(replace_here(&called.life, old, address, ctx.deadline).await)
         });
     Services::new().nest(SERVICE, methods)
+}
+
+fn served_for(method: &str, ctx: &Ctx) -> Step {
+    Step::Served { method: format!("{SERVICE}.{method}"), caller: ctx.address }
 }
 
 /// Whose methods these are.

@@ -1,4 +1,4 @@
-//! What is asked about nodes, not keys: status, health, members, link faults, version.
+//! What is asked about nodes, not keys: status, health, members, traces, link faults, version.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -210,6 +210,60 @@ pub struct FaultsReply {
     pub links: Vec<LinkFault>,
     /// Datagrams hit since the start; faults that hit nothing prove nothing.
     pub hits: FaultHits,
+}
+
+/// Asks for the steps of one trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceRequest {
+    /// The trace.
+    pub trace: u128,
+}
+
+/// What one node remembers of a trace. It remembers the latest steps only, and none after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traced {
+    /// The asked node's id.
+    pub node: u64,
+    /// Its steps, in the order in which they ended.
+    pub spans: Vec<TraceSpan>,
+}
+
+/// One step that a node took for a traced request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceSpan {
+    /// The call that was being served, as its caller numbered it.
+    pub call: u64,
+    /// How many methods called on before this one was called: 0 for what a client called.
+    pub hops: u64,
+    /// What was done.
+    pub step: TraceStep,
+    /// Microseconds from its beginning to this answer.
+    pub age_us: u64,
+    /// Microseconds that it took.
+    pub time_us: u64,
+    /// How it ended, in a word: `answered`, `refused`, `busy`, `unknown`, `given up`.
+    pub outcome: String,
+}
+
+/// What a node does for a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TraceStep {
+    /// It served a call.
+    Served {
+        /// The full name of the method.
+        method: String,
+        /// Who called.
+        caller: SocketAddr,
+    },
+    /// It asked the leader.
+    Forwarded {
+        /// The leader's id.
+        to: u64,
+    },
+    /// It took a command through the log: appended, durable on a majority, applied.
+    Proposed,
+    /// It had a quorum confirm that it leads, for a read.
+    Confirmed,
 }
 
 /// Who answers.

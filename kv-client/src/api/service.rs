@@ -4,8 +4,8 @@ use rpc_core::rpc::{Ctx, Never};
 
 use super::{
     CloseRequest, FaultsReply, FaultsRequest, GetReply, GetRequest, Health, KvError, OpenRequest, Opened,
-    ReplaceError, ReplaceRequest, Replaced, ResolveRequest, Resolved, Status, Version, WriteAnswer,
-    WriteRequest,
+    ReplaceError, ReplaceRequest, Replaced, ResolveRequest, Resolved, Status, TraceRequest, Traced, Version,
+    WriteAnswer, WriteRequest,
 };
 
 /// What a node serves to clients, below `kv`. Any node may be asked anything.
@@ -31,6 +31,10 @@ pub trait Kv {
     /// What the asked node knows about itself and its cluster.
     #[rpc(idempotent)]
     async fn status(&self, ctx: Ctx) -> Result<Status, Never>;
+
+    /// What the asked node remembers of a trace.
+    #[rpc(idempotent)]
+    async fn trace(&self, ctx: Ctx, request: TraceRequest) -> Result<Traced, Never>;
 
     /// Whether the asked process and its disk work.
     #[rpc(idempotent)]

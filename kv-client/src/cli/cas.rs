@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory as _};
 use kv_client::api::{Expect, WriteOp};
 
 use super::context::Context;
+use super::trace::TraceFlag;
 use super::{Arguments, Exit, input, write};
 
 /// Set a key if it holds what is expected
@@ -30,12 +31,15 @@ pub(crate) struct Cas {
     /// Expect that the key is not there
     #[arg(long)]
     absent: bool,
+    #[command(flatten)]
+    trace: TraceFlag,
 }
 
 impl Cas {
     pub(crate) async fn run(self, context: &Context) -> Exit {
+        let trace = self.trace;
         match self.op() {
-            Ok(op) => write::run(op, context).await,
+            Ok(op) => write::run(op, trace, context).await,
             Err(exit) => exit,
         }
     }

@@ -15,7 +15,8 @@ use rpc_core::runtime::Runtime;
 use rpc_core::security::Security;
 
 use super::names::SystemNames;
-use super::{ENDPOINTS_DEFAULT, Exit, Format, Global};
+use super::trace::TraceFlag;
+use super::{ENDPOINTS_DEFAULT, Exit, Format, Global, trace};
 
 /// What every command is handed.
 pub(crate) struct Context {
@@ -30,6 +31,12 @@ pub(crate) struct Context {
     timeout: Option<Duration>,
     /// The write that may have been sent and has no outcome yet.
     in_doubt: Mutex<Option<Token>>,
+}
+
+/// The client of one command, and the trace of its requests if they have one.
+pub(crate) struct Followed {
+    pub(crate) client: Client,
+    pub(crate) trace: Option<u128>,
 }
 
 impl Context {
@@ -68,6 +75,18 @@ impl Context {
     /// The client, with `default` as the time of a command unless `--timeout` says otherwise.
     pub(crate) fn client_with_default(&self, default: Duration) -> Client {
         self.client.with_timeout(self.timeout.unwrap_or(default))
+    }
+
+    /// The client, with a trace of its own if `flag` asks for one. Its id is told before anything is sent.
+    pub(crate) fn followed(&self, flag: TraceFlag) -> Followed {
+        if !flag.trace {
+            return Followed { client: self.client.clone(), trace: None };
+        }
+        let trace = self.runtime.random_u128();
+        if self.format == Format::Simple {
+            eprintln!("kv-client: trace {}", trace::id_text(trace));
+        }
+        Followed { client: self.client.with_trace(trace), trace: Some(trace) }
     }
 
     /// From now on a signal must name this write; `None`: it has its outcome.

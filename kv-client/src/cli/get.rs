@@ -8,8 +8,9 @@ use clap::{Args, ValueEnum};
 use kv_client::api::{Age, GetReply, Versioned};
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::{Context, Followed};
 use super::output::{ErrorObject, base64, print, print_json};
+use super::trace::{self, TraceFlag};
 use super::{Exit, Format, input};
 
 /// Print the value of a key
@@ -24,6 +25,8 @@ pub(crate) struct Get {
     /// How fresh the answer must be
     #[arg(long, value_enum, default_value_t = Freshness::Linearizable)]
     consistency: Freshness,
+    #[command(flatten)]
+    trace: TraceFlag,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,10 +39,11 @@ enum Freshness {
 
 impl Get {
     pub(crate) async fn run(self, context: &Context) -> Exit {
+        let Followed { client, trace } = context.followed(self.trace);
         let key = input::bytes(self.key);
         let reply = match self.consistency {
-            Freshness::Linearizable => context.client.get(key.clone()).await,
-            Freshness::Stale => context.client.get_stale(key.clone()).await,
+            Freshness::Linearizable => client.get(key.clone()).await,
+            Freshness::Stale => client.get_stale(key.clone()).await,
         };
         let reply = match reply {
             Ok(reply) => reply,
@@ -53,7 +57,7 @@ impl Get {
         };
         let exit = if reply.value.is_some() { Exit::Done } else { Exit::NotFound };
         let printed = match context.format {
-            Format::Json => print_json(&GetObject::new(&key, &reply)),
+            Format::Json => print_json(&GetObject::new(&key, &reply, trace)),
             Format::Simple => tell(&key, &reply, self.raw, context.quiet),
         };
         context.leave().await;
@@ -99,10 +103,13 @@ struct GetObject<'a> {
     consistency: &'static str,
     /// How old the answer may be; null when it is linearizable, or unbounded.
     age_ms: Option<u64>,
+    /// With `--trace`: the id of the trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
 }
 
 impl<'a> GetObject<'a> {
-    fn new(key: &'a [u8], reply: &'a GetReply) -> Self {
+    fn new(key: &'a [u8], reply: &'a GetReply, trace: Option<u128>) -> Self {
         let (key, key_b64) = text_or_base64(key);
         let value = reply.value.as_ref().map(|versioned| text_or_base64(&versioned.value));
         let (value, value_b64) = value.unwrap_or_default();
@@ -119,6 +126,7 @@ impl<'a> GetObject<'a> {
                 Age::AtMostMs(ms) => Some(ms),
                 Age::Linearizable | Age::Unbounded => None,
             },
+            trace: trace.map(trace::id_text),
         }
     }
 }
@@ -137,7 +145,7 @@ mod tests {
     fn json(key: &[u8], value: Option<&'static [u8]>, age: Age) -> String {
         let value = value.map(|value| Versioned { value: Bytes::from_static(value), mod_revision: 5 });
         let reply = GetReply { value, revision: 9, age, leader: None };
-        serde_json::to_string(&GetObject::new(key, &reply)).unwrap()
+        serde_json::to_string(&GetObject::new(key, &reply, None)).unwrap()
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use kv_client::{Outcome, Reason, Refusal, Token};
 use serde::Serialize;
 
-use super::Exit;
+use super::{Exit, trace};
 
 /// Writes to stdout. A reader that went away is not our failure: what was done is done.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), Exit> {
@@ -50,6 +50,9 @@ pub(crate) struct WriteObject {
     /// For people.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
+    /// With `--trace`: the id of the trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
 }
 
 impl WriteObject {
@@ -64,6 +67,7 @@ impl WriteObject {
             mod_rev: None,
             expires_ms: None,
             message: None,
+            trace: None,
         };
         match outcome {
             Outcome::Committed { revision, existed } => {
@@ -88,6 +92,11 @@ impl WriteObject {
                 ..empty
             },
         }
+    }
+
+    /// With the id of the write's trace, if it has one.
+    pub(crate) fn traced(self, trace: Option<u128>) -> Self {
+        Self { trace: trace.map(trace::id_text), ..self }
     }
 
     /// The JSON of a token that could not be settled (now, or ever).

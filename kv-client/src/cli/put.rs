@@ -6,6 +6,7 @@ use clap::Args;
 use kv_client::api::WriteOp;
 
 use super::context::Context;
+use super::trace::TraceFlag;
 use super::{Exit, input, write};
 
 /// Set a key
@@ -17,6 +18,8 @@ pub(crate) struct Put {
     /// Up to 1 MiB; `-` reads stdin, `@FILE` reads a file, byte for byte
     #[arg(allow_hyphen_values = true)]
     value: OsString,
+    #[command(flatten)]
+    trace: TraceFlag,
 }
 
 impl Put {
@@ -25,6 +28,6 @@ impl Put {
             Ok(value) => value,
             Err(exit) => return exit,
         };
-        write::run(WriteOp::Put { key: input::bytes(self.key), value }, context).await
+        write::run(WriteOp::Put { key: input::bytes(self.key), value }, self.trace, context).await
     }
 }

@@ -33,7 +33,7 @@ impl Resolve {
         };
         let (reason, why) = match context.client.resolve(&token).await {
             Ok(Resolved::Settled(reply)) => {
-                let exit = write::tell(&reply.into(), context);
+                let exit = write::tell(&reply.into(), None, context);
                 context.leave().await;
                 return exit;
             }

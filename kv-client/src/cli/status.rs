@@ -9,8 +9,9 @@ use kv_client::api::{self, Role};
 use serde::Serialize;
 
 use super::context::Context;
+use super::nodes::Asked;
 use super::output::{ErrorObject, print_json, print_line};
-use super::{Exit, Format};
+use super::{Exit, Format, nodes};
 
 /// Show what every node knows about itself and the cluster
 ///
@@ -18,38 +19,18 @@ use super::{Exit, Format};
 #[derive(Debug, Args)]
 pub(crate) struct Status {}
 
-/// What came of asking one node.
-struct Asked {
-    /// As it was written, or as the membership names it.
-    name: String,
-    status: Result<api::Status, String>,
-}
-
 impl Status {
     pub(crate) async fn run(self, context: &Context) -> Exit {
         let timeout = context.client_with_default(TIMEOUT_DEFAULT).timeout();
-        let mut asked = Vec::new();
-        let names = context.client.endpoints().iter().map(|endpoint| endpoint.to_string()).collect();
-        ask_all(context, timeout, names, &mut asked).await;
-        let others = unseen_members(&asked);
-        ask_all(context, timeout, others, &mut asked).await;
-        // A node that was reached under two names is shown once.
-        let mut seen = Vec::new();
-        asked.retain(|node| match &node.status {
-            Ok(status) if seen.contains(&(status.id, status.incarnation)) => false,
-            Ok(status) => {
-                seen.push((status.id, status.incarnation));
-                true
-            }
-            Err(_) => true,
-        });
-        let exit = if seen.is_empty() { Exit::NotApplied } else { Exit::Done };
+        let asked = nodes::find(context, timeout).await;
+        let is_silent = asked.iter().all(|node| node.answer.is_err());
+        let exit = if is_silent { Exit::NotApplied } else { Exit::Done };
         let printed = match context.format {
-            Format::Json if seen.is_empty() => {
+            Format::Json if is_silent => {
                 print_json(&ErrorObject::new("unreachable", "no node answered".to_owned()))
             }
             Format::Json => print_json(&StatusObject::new(&asked)),
-            Format::Simple if seen.is_empty() => {
+            Format::Simple if is_silent => {
                 let names: Vec<_> = asked.iter().map(|node| node.name.as_str()).collect();
                 exit.because(format_args!("nobody of {} answered within {timeout:?}", names.join(", ")));
                 Ok(())
@@ -61,53 +42,7 @@ impl Status {
     }
 }
 
-/// Asks all nodes at once.
-async fn ask_all(context: &Context, timeout: Duration, names: Vec<String>, asked: &mut Vec<Asked>) {
-    let tasks: Vec<_> = names
-        .into_iter()
-        .map(|name| {
-            let (client, runtime) = (context.client.clone(), context.runtime.clone());
-            context.runtime.spawn("status", async move {
-                let deadline = runtime.now() + timeout;
-                let addresses = runtime.timeout_at(deadline, client.addresses(&name)).await;
-                let status = match addresses {
-                    Err(_) => Err("name not resolved in time".to_owned()),
-                    Ok(Err(error)) => Err(format!("name not resolved: {error}")),
-                    Ok(Ok(addresses)) => match addresses.first() {
-                        None => Err("no address".to_owned()),
-                        Some(address) => {
-                            let call = client.node(*address).status().deadline(deadline);
-                            call.await.map_err(|_| "no answer".to_owned())
-                        }
-                    },
-                };
-                Asked { name, status }
-            })
-        })
-        .collect();
-    for task in tasks {
-        if let Ok(node) = task.await {
-            asked.push(node);
-        }
-    }
-}
-
-/// The addresses of members that did not answer under any name, and were not asked under this one.
-fn unseen_members(asked: &[Asked]) -> Vec<String> {
-    let statuses = || asked.iter().filter_map(|node| node.status.as_ref().ok());
-    let mut others: Vec<String> = Vec::new();
-    for member in statuses().flat_map(|status| &status.members) {
-        let is_seen = statuses().any(|status| status.id == member.id)
-            || asked.iter().any(|node| node.name == member.address)
-            || others.contains(&member.address);
-        if !is_seen && others.len() < MEMBERS_MAX {
-            others.push(member.address.clone());
-        }
-    }
-    others
-}
-
-fn table(asked: &[Asked]) -> String {
+fn table(asked: &[Asked<api::Status>]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table.set_header([
@@ -126,8 +61,8 @@ fn table(asked: &[Asked]) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    for Asked { name, status } in asked {
-        match status {
+    for Asked { name, answer, .. } in asked {
+        match answer {
             Ok(status) => table.add_row([
                 status.id.to_string(),
                 name.clone(),
@@ -173,19 +108,19 @@ fn index_or_dash(index: Option<u64>) -> String {
     index.map_or_else(|| "-".to_owned(), |index| index.to_string())
 }
 
-fn clusters(asked: &[Asked]) -> Vec<u128> {
+fn clusters(asked: &[Asked<api::Status>]) -> Vec<u128> {
     let mut clusters: Vec<_> =
-        asked.iter().filter_map(|node| node.status.as_ref().ok().and_then(|status| status.cluster)).collect();
+        asked.iter().filter_map(|node| node.answer.as_ref().ok().and_then(|status| status.cluster)).collect();
     clusters.sort_unstable();
     clusters.dedup();
     clusters
 }
 
 /// Two nodes that have applied the same entries must hold the same state.
-fn disagreement(asked: &[Asked]) -> String {
+fn disagreement(asked: &[Asked<api::Status>]) -> String {
     let mut states: Vec<_> = asked
         .iter()
-        .filter_map(|node| node.status.as_ref().ok())
+        .filter_map(|node| node.answer.as_ref().ok())
         .filter_map(|status| Some((status.cluster?, status.applied?, status.state_hash, status.id)))
         .collect();
     states.sort_unstable();
@@ -255,8 +190,8 @@ struct MemberObject<'a> {
 }
 
 impl<'a> StatusObject<'a> {
-    fn new(asked: &'a [Asked]) -> Self {
-        let leaders = asked.iter().filter_map(|node| node.status.as_ref().ok());
+    fn new(asked: &'a [Asked<api::Status>]) -> Self {
+        let leaders = asked.iter().filter_map(|node| node.answer.as_ref().ok());
         // The one that leads in the highest term; an isolated leader of an older term may not know better yet.
         let leader = leaders
             .filter(|status| status.role == Role::Leader)
@@ -267,7 +202,7 @@ impl<'a> StatusObject<'a> {
             [cluster] => Some(hex(*cluster)),
             _ => None,
         };
-        let nodes = asked.iter().map(|node| match &node.status {
+        let nodes = asked.iter().map(|node| match &node.answer {
             Ok(status) => NodeObject::Answered(Box::new(AnsweredObject::new(&node.name, status))),
             Err(error) => NodeObject::Silent { address: &node.name, error },
         });
@@ -328,5 +263,3 @@ fn hex(id: u128) -> String {
 
 /// How long the nodes are given unless told otherwise.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
-/// Members that are asked beside the endpoints at most.
-const MEMBERS_MAX: usize = 64;

@@ -7,18 +7,20 @@ use std::path::Path;
 use kv_client::api::WriteOp;
 use kv_client::{Outcome, Reason, Token};
 
-use super::context::Context;
+use super::context::{Context, Followed};
 use super::output::{WriteObject, print_json, print_line};
+use super::trace::TraceFlag;
 use super::{Exit, Format};
 
 /// Writes, and tells the outcome.
-pub(crate) async fn run(op: WriteOp, context: &Context) -> Exit {
+pub(crate) async fn run(op: WriteOp, trace: TraceFlag, context: &Context) -> Exit {
+    let Followed { client, trace } = context.followed(trace);
     if let Err(error) = op.check() {
-        return tell(&Outcome::NotCommitted(Reason::Refused(error.into())), context);
+        return tell(&Outcome::NotCommitted(Reason::Refused(error.into())), trace, context);
     }
-    let write = match context.client.begin().await {
+    let write = match client.begin().await {
         Ok(write) => write,
-        Err(refusal) => return tell(&Outcome::NotCommitted(Reason::Refused(refusal)), context),
+        Err(refusal) => return tell(&Outcome::NotCommitted(Reason::Refused(refusal)), trace, context),
     };
     let token = write.token();
     if let Some(path) = &context.token_file
@@ -30,20 +32,20 @@ pub(crate) async fn run(op: WriteOp, context: &Context) -> Exit {
     context.set_in_doubt(Some(token));
     let outcome = write.send(op).await;
     context.set_in_doubt(None);
-    let exit = tell(&outcome, context);
+    let exit = tell(&outcome, trace, context);
     context.leave().await;
     exit
 }
 
 /// Prints an outcome, and gives the exit for it.
-pub(crate) fn tell(outcome: &Outcome, context: &Context) -> Exit {
+pub(crate) fn tell(outcome: &Outcome, trace: Option<u128>, context: &Context) -> Exit {
     let exit = match outcome {
         Outcome::Committed { .. } => Exit::Done,
         Outcome::NotCommitted(reason) => Exit::of_reason(reason),
         Outcome::Unknown(_) => Exit::Unknown,
     };
     let printed = match (context.format, outcome) {
-        (Format::Json, _) => print_json(&WriteObject::new(outcome)),
+        (Format::Json, _) => print_json(&WriteObject::new(outcome).traced(trace)),
         (Format::Simple, Outcome::Committed { .. }) if context.quiet => Ok(()),
         (Format::Simple, Outcome::Committed { revision, existed }) => {
             let before = if *existed { "" } else { " (the key was not there before)" };

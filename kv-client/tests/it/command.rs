@@ -179,6 +179,45 @@ async fn json_follows_its_schema() {
 }
 
 #[tokio::test]
+async fn a_traced_put_tells_its_id_and_the_way_it_took() {
+    let real = Real::start();
+    let put = real.run(&["put", "k", "v", "--trace"]).await;
+    let id = put.stderr.strip_prefix("kv-client: trace ").map(str::trim_end).unwrap().to_owned();
+    assert_eq!(
+        (put.code, put.text()),
+        (Some(0), "committed at revision 102 (the key was not there before)\n")
+    );
+    let trace = real.run(&["trace", &id]).await;
+    assert_eq!(trace.code, Some(0), "{trace:?}");
+    let steps: Vec<Vec<&str>> =
+        trace.text().lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    let [open, write] = steps.as_slice() else { panic!("{trace:?}") };
+    assert_eq!((&open[1..6], open[7]), (&["1.250", "1", "kv.open_session", "for", "client"][..], "answered"));
+    assert_eq!(&write[1..4], ["1.250", "1", "kv.write"]);
+    // The node says how long ago each was; the second came 1.5 ms after the first.
+    assert_eq!((open[0], write[0]), ("0.000", "1.500"));
+
+    let json = real.run(&["get", "k", "--trace", "--output", "json"]).await;
+    assert_eq!(json.stderr, "", "the id is in the JSON");
+    let id = json.json()["trace"].as_str().unwrap().to_owned();
+    let trace = real.run(&["trace", &id, "--output", "json"]).await.json();
+    assert_eq!((&trace["trace"], &trace["steps"][0]["method"]), (&id.into(), &"kv.get".into()), "{trace}");
+    assert_eq!(trace["steps"][1], serde_json::Value::Null, "and nothing of the other one");
+    let put = real.run(&["put", "k", "v", "--output", "json"]).await.json();
+    assert_eq!(put.get("trace"), None, "not asked for");
+}
+
+#[tokio::test]
+async fn a_trace_that_nobody_remembers_is_not_found() {
+    let real = Real::start();
+    let unknown = real.run(&["trace", &"7".repeat(32)]).await;
+    assert_eq!((unknown.code, unknown.text()), (Some(3), ""));
+    assert!(unknown.stderr.contains("no node remembers trace 777"), "{unknown:?}");
+    let silent = without_server(&["trace", &"7".repeat(32), "--timeout", "200ms"]).await;
+    assert_eq!(silent.code, Some(5), "{silent:?}");
+}
+
+#[tokio::test]
 async fn values_are_exact_bytes_in_and_out() {
     let real = Real::start();
     let mut value = vec![0; 1_048_576];
@@ -323,7 +362,7 @@ async fn without_a_server_nothing_is_applied_and_the_time_is_kept() {
 #[tokio::test]
 async fn wrong_usage_is_2_and_a_limit_is_8_before_anything_is_sent() {
     let long_key = "k".repeat(4_097);
-    let table: [(&[&str], i32, &str); 12] = [
+    let table: [(&[&str], i32, &str); 13] = [
         (&[], 2, "Usage"),
         (&["frobnicate"], 2, "frobnicate"),
         (&["put", "k"], 2, "<VALUE>"),
@@ -333,6 +372,7 @@ async fn wrong_usage_is_2_and_a_limit_is_8_before_anything_is_sent() {
         (&["cas", "k", "a", "b", "--absent"], 2, "one of them is too many"),
         (&["resolve", "kv1-nonsense"], 2, "71 characters"),
         (&["resolve"], 2, "no token"),
+        (&["trace", "0123"], 2, "32 hexadecimal digits"),
         (&["put", "k", "@/does/not/exist"], 2, "/does/not/exist"),
         (&["put", "", "v"], 8, "the key is empty"),
         (&["get", &long_key], 8, "larger than the limit of 4096 bytes"),

@@ -1,10 +1,11 @@
-//! What operators ask: status, health, replacement of a lost member, link faults.
+//! What operators ask: status, traces, health, replacement of a lost member, link faults.
 
 use kv_client::api::{
     FaultsReply, FaultsRequest, Health, KvError, LinkFault, Member, ReplaceError, ReplaceRequest, Replaced,
-    Role, Status,
+    Role, Status, TraceSpan, TraceStep, Traced,
 };
 use raft_node::outcome::{Consistency, ReadError};
+use raft_node::spans::{Span, Step};
 use raft_node::status::{self, LogPosition, MemberStatus, Phase, StopReason};
 use rpc_core::driver::fault::LinkFaults;
 use rpc_core::endpoint::Counters;
@@ -42,6 +43,25 @@ pub(super) async fn status(service: &Service, running: &Running, deadline: Insta
         insecure: !running.peer.security().is_encrypted(),
         counters,
     }
+}
+
+pub(super) fn trace(service: &Service, running: &Running, trace: u128) -> Traced {
+    let now = service.runtime.now();
+    let span = |span: Span| TraceSpan {
+        call: span.call,
+        hops: span.hops as u64,
+        step: match span.step {
+            Step::Served { method, caller } => TraceStep::Served { method, caller },
+            Step::Forwarded { to } => TraceStep::Forwarded { to },
+            Step::Proposed => TraceStep::Proposed,
+            Step::Confirmed => TraceStep::Confirmed,
+        },
+        age_us: microseconds(now - span.begun),
+        time_us: microseconds(span.time),
+        outcome: span.outcome.to_owned(),
+    };
+    let spans = running.node.spans().of(trace).into_iter().map(span).collect();
+    Traced { node: running.node.status().id, spans }
 }
 
 /// Whether this process and its disk work: that it answers at all, that it did not stop on a failure, that a row can
@@ -122,6 +142,10 @@ fn member(member: MemberStatus) -> Member {
         matched: member.matched,
         ack_age_ms: member.ack_age.map(milliseconds),
     }
+}
+
+fn microseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn milliseconds(duration: std::time::Duration) -> u64 {

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use kv_client::api::{
     Age, CloseRequest, Consistency, Expect, FaultsRequest, GetRequest, KvError, Limited, LinkFault,
-    ReplaceRequest, ResolveRequest, Resolved, Unknowable, VALUE_SIZE_MAX, WriteOp, WriteReply,
+    ReplaceRequest, ResolveRequest, Resolved, TraceRequest, TraceStep, Unknowable, VALUE_SIZE_MAX, WriteOp,
+    WriteReply,
 };
+use raft_node::spans::SPANS_MAX;
 use rpc_core::driver::fault::{Direction, LinkPolicy};
 use rpc_core::rpc::{CallError, Outcome};
 
@@ -307,6 +309,74 @@ fn link_faults_cut_a_node_off_and_heal() {
             let reply = cluster.at(leader).faults(heal).timeout(CALL).await.unwrap();
             assert!(reply.links.is_empty() && reply.hits.cut > 0, "{reply:?}");
             cluster.leader(&ALL).await;
+        },
+    );
+}
+
+#[test]
+fn a_traced_write_is_remembered_at_each_step_of_its_way() {
+    simulate(
+        29,
+        3,
+        |_| {},
+        async |cluster: Cluster| {
+            let leader = cluster.leader(&ALL).await;
+            let asked = others(leader)[0];
+            let session = cluster.session(asked).await;
+            let traced = async |node| {
+                let traced = cluster.at(node).trace(TraceRequest { trace: 7 }).timeout(CALL).await.unwrap();
+                assert_eq!(traced.node, node);
+                traced.spans
+            };
+            session.write(asked, 1, put("k", "not traced")).await;
+            let write = session.request(2, put("k", "traced"));
+            cluster.at(asked).write(write).trace(7).timeout(CALL).await.unwrap();
+
+            // Steps are noted as they end: the inner ones first.
+            let spans = traced(asked).await;
+            let [forwarded, served] = spans.as_slice() else { panic!("{spans:?}") };
+            assert_eq!((&forwarded.step, forwarded.hops), (&TraceStep::Forwarded { to: leader }, 0));
+            let of_client =
+                TraceStep::Served { method: "kv.write".to_owned(), caller: cluster.client.local_addr() };
+            assert_eq!((&served.step, served.hops, served.outcome.as_str()), (&of_client, 0, "answered"));
+            assert_eq!(forwarded.call, served.call);
+            assert!(forwarded.time_us <= served.time_us && forwarded.age_us <= served.age_us, "{spans:?}");
+
+            let inner = traced(leader).await;
+            let [proposed, asked_for] = inner.as_slice() else { panic!("{inner:?}") };
+            let of_member = TraceStep::Served { method: "raft.ask".to_owned(), caller: address(asked) };
+            assert_eq!((&proposed.step, &asked_for.step), (&TraceStep::Proposed, &of_member));
+            assert_eq!((proposed.hops, asked_for.hops), (1, 1));
+            assert!(0 < proposed.time_us && asked_for.time_us <= forwarded.time_us, "{inner:?}");
+            assert_eq!(traced(others(leader)[1]).await, [], "it was not asked");
+
+            let read = GetRequest { key: key("k"), consistency: Consistency::Linearizable };
+            cluster.at(leader).get(read).trace(7).timeout(CALL).await.unwrap();
+            let steps: Vec<_> = traced(leader).await.into_iter().map(|span| span.step).collect();
+            assert_eq!(steps[2], TraceStep::Confirmed, "{steps:?}");
+        },
+    );
+}
+
+#[test]
+fn a_node_remembers_the_latest_steps_only() {
+    simulate(
+        30,
+        1,
+        |_| {},
+        async |cluster: Cluster| {
+            let read = GetRequest { key: key("k"), consistency: Consistency::Stale };
+            for trace in [8, 9] {
+                for _ in 0..SPANS_MAX / 2 + 1 {
+                    let read = cluster.at(1).get(read.clone()).trace(trace).timeout(CALL);
+                    read.await.unwrap();
+                }
+            }
+            let count = async |trace| {
+                let traced = cluster.at(1).trace(TraceRequest { trace }).timeout(CALL).await.unwrap();
+                traced.spans.len()
+            };
+            assert_eq!((count(8).await, count(9).await), (SPANS_MAX / 2 - 1, SPANS_MAX / 2 + 1));
         },
     );
 }

@@ -88,6 +88,12 @@ impl Scope {
     }
 }
 
+/// What calls that are made now carry on of their way: the trace of the call whose handler is being polled on this
+/// thread, with that call's method as its last hop. `None` when it is not traced, or none is being polled.
+pub fn trace() -> Option<Trace> {
+    CURRENT.with_borrow(|current| current.as_ref()?.trace().cloned())
+}
+
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scope").field("deadline", &self.deadline).field("trace", &self.trace).finish()
