@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::bars;
-use crate::contestant::{Contestant, Ready};
+use crate::contestant::Contestant;
+use crate::contract::Ready;
 use crate::link::{self, Up};
 use crate::load::Measurement;
 use crate::process::Process;

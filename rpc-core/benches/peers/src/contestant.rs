@@ -7,22 +7,16 @@ mod tcp_mux;
 pub mod tonic;
 
 use std::fmt;
-use std::future::Future;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use self::rpc_core::Protection;
 use crate::load::{self, Order};
-
-/// The largest message that any contestant is told to accept, in bytes.
-const MESSAGE_SIZE_MAX: usize = 64 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -107,40 +101,4 @@ impl fmt::Display for Contestant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.to_possible_value().expect("no contestant is hidden").get_name())
     }
-}
-
-/// One connection of a contestant.
-pub trait Caller: Send + Sync + Sized + 'static {
-    /// Connects; `secret` is what the server said.
-    fn connect(server: SocketAddr, secret: &str) -> impl Future<Output = Result<Self>>;
-
-    /// Sends bytes and gets them back.
-    fn echo(&self, data: Bytes) -> impl Future<Output = Result<Bytes>> + Send;
-
-    /// Ends the connection; most do by being dropped.
-    fn close(self) -> impl Future<Output = ()> {
-        async {}
-    }
-}
-
-/// What a server says when it can be called.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Ready {
-    pub address: SocketAddr,
-    /// What a client needs besides the address: a certificate or a key, as hexadecimal digits.
-    pub secret: String,
-}
-
-impl Ready {
-    fn tell(address: SocketAddr, secret: &[u8]) -> Result<()> {
-        let secret = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        println!("{}", serde_json::to_string(&Self { address, secret })?);
-        Ok(std::io::stdout().flush()?)
-    }
-}
-
-/// The bytes of a [`Ready::secret`].
-fn secret_bytes(digits: &str) -> Result<Vec<u8>> {
-    let pairs = digits.as_bytes().chunks_exact(2);
-    pairs.map(|pair| Ok(u8::from_str_radix(str::from_utf8(pair)?, 16)?)).collect()
 }

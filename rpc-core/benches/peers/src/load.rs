@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::contestant::Caller;
+use crate::contract::Caller;
 use crate::process;
 
 /// One measurement, as the driver asks for it.

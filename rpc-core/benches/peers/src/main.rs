@@ -6,6 +6,7 @@
 mod bars;
 mod compare;
 mod contestant;
+mod contract;
 mod link;
 mod load;
 mod process;

@@ -10,7 +10,7 @@ use quinn::{Connection, Endpoint, Incoming, TransportConfig, VarInt};
 use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
 
-use super::{Caller, MESSAGE_SIZE_MAX, Ready, secret_bytes};
+use crate::contract::{Caller, MESSAGE_SIZE_MAX, Ready, secret_bytes};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Tuning {

@@ -12,7 +12,7 @@ use rpc_core::rpc::{Ctx, Never};
 use rpc_core::security::{Security, SharedKey};
 use tokio::runtime::Handle;
 
-use super::{Caller, Ready, secret_bytes};
+use crate::contract::{Caller, Ready, secret_bytes};
 
 #[rpc_core::service]
 trait Echo {

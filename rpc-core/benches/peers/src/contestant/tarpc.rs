@@ -14,7 +14,7 @@ use tarpc::tokio_util::codec::LengthDelimitedCodec;
 use tarpc::{client, context};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Caller, MESSAGE_SIZE_MAX, Ready};
+use crate::contract::{Caller, MESSAGE_SIZE_MAX, Ready};
 
 #[tarpc::service]
 trait Echo {

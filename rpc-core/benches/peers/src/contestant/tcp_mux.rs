@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Caller, MESSAGE_SIZE_MAX, Ready};
+use crate::contract::{Caller, MESSAGE_SIZE_MAX, Ready};
 
 const HEADER_SIZE: usize = 12;
 const READ_SIZE: usize = 64 << 10;

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
-use super::{Caller, MESSAGE_SIZE_MAX, Ready};
+use crate::contract::{Caller, MESSAGE_SIZE_MAX, Ready};
 
 /// `message Body { bytes data = 1; }`
 #[derive(Clone, PartialEq, prost::Message)]
