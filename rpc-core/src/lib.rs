@@ -60,6 +60,8 @@
 //! messages) -> [`endpoint`] (demultiplexing, setup exchange, limits) -> [`driver`] (UDP sockets, the link faults) ->
 //! [`rpc`] (calls, deadlines, errors, registry) -> [`peer`] (what a user holds) -> [`gather`] (one call to many peers),
 //! [`gossip`] (the set of known endpoints, a [`crdt`]).
+//! What stands above [`peer`] (`gather`, `gossip`, `blocking`) is behind features of these names, all on unless
+//! `default-features = false` says otherwise.
 //! [`runtime`] is what all of them are handed instead of a clock, a spawner and a random generator; [`sim`] is a world
 //! in which one seed gives one trace.
 //!
@@ -68,15 +70,19 @@
 // The code that the macro writes names this crate `rpc_core`, here as well.
 extern crate self as rpc_core;
 
+#[cfg(feature = "blocking")]
 pub mod blocking;
 pub mod conn;
+#[cfg(feature = "gossip")]
 pub mod crdt;
 pub mod driver;
 pub mod endpoint;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(all(feature = "gossip", any(test, feature = "fuzzing")))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "gather")]
 pub mod gather;
+#[cfg(feature = "gossip")]
 pub mod gossip;
 pub mod peer;
 pub mod random;
