@@ -2,9 +2,9 @@
 //!
 //! Layers, each knowing only the ones before it: [`disk`] (the seam to real and simulated disks) -> `types`
 //! (openraft's type configuration, behind which all of openraft stays) -> [`command`] (the log format) ->
-//! [`machine`] (what a user implements) -> `log`, [`host`], [`snapshot`] (storage) -> `identity`, `formation` (who this
-//! node is, and how a cluster comes to be) -> `network` (calls to others) -> [`spans`] (what became of
-//! traced requests) -> `life` (from an empty folder to a running
+//! [`machine`] (what a user implements) -> `log`, [`host`], [`snapshot`] (storage) -> `identity`, `storage` (who this
+//! node is, and all that it keeps) -> `formation` (how a cluster comes to be) -> `network` (calls to others) -> [`spans`]
+//! (what became of traced requests) -> `life` (from an empty folder to a running
 //! Raft) -> `proposals`, `reads`, `membership`, `service`, `duties` -> [`Node`], which users hold. Nothing in this crate
 //! knows keys, command lines or HTTP.
 
@@ -35,10 +35,12 @@ pub mod snapshot;
 pub mod spans;
 mod state_head;
 pub mod status;
+mod storage;
 #[cfg(test)]
 mod suite;
 mod types;
 
 pub use config::NodeConfig;
-pub use node::{Boot, Node, StartError};
+pub use node::{Boot, Node};
 pub use replace::ReplaceError;
+pub use storage::StartError;

@@ -20,10 +20,7 @@ use rpc_core::runtime::{Instant, Runtime};
 use crate::config::{CONFIGURED_ID_MAX, NodeConfig};
 use crate::disk::Disk;
 use crate::duties;
-use crate::host::{Host, HostConfig};
-use crate::identity::{Identity, IdentityError};
 use crate::life::{Life, Running};
-use crate::log::LogStore;
 use crate::machine::{RowsRead, StateMachine};
 use crate::membership::{self, transfer_leadership};
 use crate::network::Network;
@@ -39,6 +36,7 @@ use crate::resolver::Resolver;
 use crate::service;
 use crate::spans::Spans;
 use crate::status::{LogPosition, MemberStatus, Phase, Role, Status, StopReason, Vote};
+use crate::storage::{StartError, Storage};
 use crate::types::LogId;
 
 /// A node that knows who it is, and has not spoken yet.
@@ -60,27 +58,7 @@ impl<S: StateMachine> Boot<S> {
         config: NodeConfig,
     ) -> Result<Self, StartError> {
         check(&config)?;
-        let identity = match Identity::load(&disk).map_err(damaged)? {
-            Some(identity) => identity,
-            None => {
-                // The identity is written before anything else: without one, there must be nothing.
-                if !disk.store.trees().map_err(StartError::Disk)?.is_empty() {
-                    return Err(StartError::Damaged("there is data, but no identity".to_owned()));
-                }
-                let identity = Identity::draw(&runtime, config.id);
-                identity.store(&disk).await.map_err(StartError::Disk)?;
-                identity
-            }
-        };
-        if identity.configured != config.id {
-            return Err(StartError::Foreign { found: identity.configured, configured: config.id });
-        }
-        let log = LogStore::open(disk.clone(), &runtime).map_err(opening)?;
-        let host =
-            Host::open(disk.clone(), machine, runtime.clone(), HostConfig::default()).map_err(opening)?;
-        if host.cluster().is_some_and(|cluster| Some(cluster) != identity.cluster) {
-            return Err(StartError::Damaged("state and identity belong to different clusters".to_owned()));
-        }
+        let Storage { identity, log, host } = Storage::open(&runtime, &disk, machine, config.id).await?;
         let life = Arc::new(Life::new(runtime, config, disk, identity, log, host));
         let proposals = Arc::new(Proposals::new(Arc::clone(&life)));
         Ok(Self { life, proposals })
@@ -432,50 +410,3 @@ fn check(config: &NodeConfig) -> Result<(), StartError> {
     }
     crate::life::raft_config(config).map(|_| ()).or_else(|error| refuse(error.to_string()))
 }
-
-fn damaged(error: IdentityError) -> StartError {
-    match error {
-        IdentityError::Disk(error) => StartError::Disk(error),
-        damaged => StartError::Damaged(damaged.to_string()),
-    }
-}
-
-fn opening(error: std::io::Error) -> StartError {
-    if error.kind() == std::io::ErrorKind::InvalidData {
-        return StartError::Damaged(error.to_string());
-    }
-    StartError::Disk(error)
-}
-
-/// Why a node did not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The configuration contradicts itself.
-    Config(String),
-    /// The data belongs to another node.
-    Foreign {
-        /// The id the data was made with.
-        found: u64,
-        /// The id in the configuration.
-        configured: u64,
-    },
-    /// The data is damaged or of a format that this version does not read.
-    Damaged(String),
-    /// The disk failed.
-    Disk(std::io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(what) => write!(f, "configuration: {what}"),
-            Self::Foreign { found, configured } => {
-                write!(f, "the data folder belongs to node {found}, not to node {configured}")
-            }
-            Self::Damaged(what) => write!(f, "the data folder is damaged: {what}"),
-            Self::Disk(error) => write!(f, "disk: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}

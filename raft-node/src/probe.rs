@@ -1,5 +1,8 @@
 //! What tests may see of a node beyond its status.
 
+mod storage;
+
+pub use self::storage::{StorageProbe, StorageSight};
 use crate::status::{LogPosition, Vote};
 
 /// The inside of a node at one moment. The state at `applied` is hashed as `state_hash`: nodes that applied the same
