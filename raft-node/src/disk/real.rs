@@ -11,13 +11,15 @@
     reason = "this is the driver of the disk: opening needs a thread to fail in"
 )]
 
+mod mark;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,6 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rpc_core::runtime::BoxFuture;
 
+use self::mark::{Mark, Marked};
 use super::{Disk, Files, KEY_SIZE_MAX, PIECE_SIZE_MAX, Store, check_item};
 
 /// Bytes of one segment of sled's log, a power of two. 8 MiB because of the index nodes: sled cuts a separator only to
@@ -64,6 +67,7 @@ pub fn open(folder: &Path) -> Result<Disk, OpenError> {
     let sync = File::open(sled.join("db")).map_err(unusable)?;
     let files = folder.join("files");
     fs::create_dir_all(&files).map_err(unusable)?;
+    let (mark, syncs) = open_mark(folder, &db)?;
     // sled never syncs a directory: without this, all of it could be gone after a power cut.
     sync_new(&[&sled.join("db"), &sled.join("conf"), &sled, &files, folder]).map_err(unusable)?;
     for folder in made {
@@ -73,6 +77,8 @@ pub fn open(folder: &Path) -> Result<Disk, OpenError> {
         db,
         trees: Mutex::new(BTreeMap::new()),
         sync,
+        mark,
+        syncs: Mutex::new(syncs),
         blobs: sled.join("blobs"),
         blobs_reported: AtomicBool::new(false),
         poison: OnceLock::new(),
@@ -208,7 +214,7 @@ fn open_sled(sled: &Path) -> Result<sled::Db, OpenError> {
     let opening = move || {
         let mut tries = 0;
         loop {
-            match std::panic::catch_unwind(AssertUnwindSafe(|| config.open())) {
+            match catch_unwind(AssertUnwindSafe(|| config.open())) {
                 Ok(Err(sled::Error::Io(error))) if is_lock(&error) && tries < LOCK_TRIES_MAX => tries += 1,
                 opened => return opened,
             }
@@ -235,6 +241,51 @@ fn is_lock(error: &io::Error) -> bool {
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const LOCK_TRIES_MAX: u32 = 1_000;
 
+/// The number of the last sync that the database knows; fails if more than that were done.
+fn open_mark(folder: &Path, db: &sled::Db) -> Result<(Mark, u64), OpenError> {
+    let unusable = |error: io::Error| OpenError::Unusable { folder: folder.to_owned(), error };
+    let damaged = |what: String| OpenError::Damaged { folder: folder.to_owned(), what };
+    let stored = guarded(|| db.open_tree(MARK_TREE)?.get(MARK_KEY));
+    let stored = match stored.map_err(|error| damaged(error.to_string()))? {
+        None => 0,
+        Some(item) => match item.split_first_chunk::<8>() {
+            Some((number, crc)) if *crc == crc32c::crc32c(number).to_be_bytes() => {
+                u64::from_be_bytes(*number)
+            }
+            _ => return Err(damaged("the number of its last sync cannot be read".to_owned())),
+        },
+    };
+    let (mark, marked) = Mark::open(folder).map_err(unusable)?;
+    match marked {
+        Marked::Number(number) if number > stored => Err(damaged(format!(
+            "the database ends at sync {stored}, but sync {number} was done: what came after is lost"
+        ))),
+        Marked::Number(_) => Ok(()),
+        // The file is durable before the first sync gets a number.
+        Marked::Nothing if stored == 0 => Ok(()),
+        Marked::Unreadable if stored == 0 => Ok(()),
+        Marked::Nothing => Err(damaged("the file SYNCED is missing".to_owned())),
+        Marked::Unreadable => Err(damaged("the file SYNCED cannot be read".to_owned())),
+    }?;
+    mark.reset(stored).map_err(unusable)?;
+    Ok((mark, stored))
+}
+
+/// Where the database keeps the number of its last sync.
+const MARK_TREE: &str = "syncs";
+const MARK_KEY: &[u8] = b"last";
+
+/// Runs what reads or writes sled's pages; damaged ones make sled panic.
+fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> io::Result<T> {
+    let damaged = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(error))) => Err(error),
+        Ok(Err(error)) => Err(damaged(format!("the database is damaged: {error}"))),
+        Err(_) => Err(damaged("the database is damaged (sled panicked)".to_owned())),
+    }
+}
+
 fn sync_new(paths: &[&Path]) -> io::Result<()> {
     paths.iter().try_for_each(|path| File::open(path)?.sync_all())
 }
@@ -247,10 +298,13 @@ struct Inner {
     trees: Mutex<BTreeMap<String, sled::Tree>>,
     /// A descriptor of the database file for fdatasync, which works per file, not per descriptor.
     sync: File,
+    mark: Mark,
+    /// The number of the last sync; locked while one goes on.
+    syncs: Mutex<u64>,
     blobs: PathBuf,
     blobs_reported: AtomicBool,
     /// The first error; every later call fails with it.
-    poison: OnceLock<String>,
+    poison: OnceLock<(io::ErrorKind, String)>,
     /// Held as long as the store.
     _lock: File,
 }
@@ -262,7 +316,7 @@ impl Inner {
         if let Some(tree) = trees.get(name) {
             return Ok(tree.clone());
         }
-        let tree = self.db.open_tree(name).map_err(|error| self.fail(error))?;
+        let tree = self.run(|| self.db.open_tree(name))?;
         trees.insert(name.to_owned(), tree.clone());
         Ok(tree)
     }
@@ -273,22 +327,34 @@ impl Inner {
 
     fn check(&self) -> io::Result<()> {
         match self.poison.get() {
-            Some(reason) => Err(io::Error::other(format!("the store failed before: {reason}"))),
+            Some((kind, reason)) => Err(io::Error::new(*kind, format!("the store failed before: {reason}"))),
             None => Ok(()),
         }
     }
 
-    fn fail(&self, error: impl fmt::Display) -> io::Error {
-        let reason = self.poison.get_or_init(|| error.to_string());
-        io::Error::other(reason.clone())
+    /// Runs what reads or writes sled's pages; its first failure poisons the store.
+    fn run<T>(&self, work: impl FnOnce() -> sled::Result<T>) -> io::Result<T> {
+        self.check()?;
+        guarded(work).map_err(|error| self.fail(error))
+    }
+
+    fn fail(&self, error: io::Error) -> io::Error {
+        let (kind, reason) = self.poison.get_or_init(|| (error.kind(), error.to_string()));
+        io::Error::new(*kind, reason.clone())
     }
 
     /// Rule 2.
     fn sync_now(&self) -> io::Result<()> {
-        self.check()?;
-        self.db.flush().map_err(|error| self.fail(error))?;
+        let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = (*syncs + 1).to_be_bytes();
+        let item = [number.as_slice(), &crc32c::crc32c(&number).to_be_bytes()].concat();
+        let marks = self.tree(MARK_TREE)?;
+        self.run(|| marks.insert(MARK_KEY, item))?;
+        self.run(|| self.db.flush())?;
         self.sync_blobs().map_err(|error| self.fail(error))?;
-        self.sync.sync_data().map_err(|error| self.fail(error))
+        self.sync.sync_data().map_err(|error| self.fail(error))?;
+        *syncs += 1;
+        self.mark.advance(*syncs).map_err(|error| self.fail(error))
     }
 
     /// Rule 3's net: should there be a blob in spite of all limits, it is synced before what points to it.
@@ -315,17 +381,18 @@ impl Inner {
 impl Store for SledStore {
     fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
         check_item(tree, key, value)?;
-        self.0.tree(tree)?.insert(key, value).map_err(|error| self.0.fail(error))?;
-        Ok(())
+        let tree = self.0.tree(tree)?;
+        self.0.run(|| tree.insert(key, value).map(drop))
     }
 
     fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
-        self.0.tree(tree)?.remove(key).map_err(|error| self.0.fail(error))?;
-        Ok(())
+        let tree = self.0.tree(tree)?;
+        self.0.run(|| tree.remove(key).map(drop))
     }
 
     fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>> {
-        let value = self.0.tree(tree)?.get(key).map_err(|error| self.0.fail(error))?;
+        let tree = self.0.tree(tree)?;
+        let value = self.0.run(|| tree.get(key))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -340,17 +407,16 @@ impl Store for SledStore {
             return Ok(Vec::new());
         }
         let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
-        let pairs = self.0.tree(tree)?.range::<&[u8], _>(bounds).take(limit);
-        pairs
-            .map(|pair| {
-                let (key, value) = pair.map_err(|error| self.0.fail(error))?;
-                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
-            })
-            .collect()
+        let tree = self.0.tree(tree)?;
+        let copied = |pair: sled::Result<(sled::IVec, sled::IVec)>| {
+            pair.map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+        };
+        self.0.run(|| tree.range::<&[u8], _>(bounds).take(limit).map(copied).collect())
     }
 
     fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>> {
-        let pair = self.0.tree(tree)?.last().map_err(|error| self.0.fail(error))?;
+        let tree = self.0.tree(tree)?;
+        let pair = self.0.run(|| tree.last())?;
         Ok(pair.map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))))
     }
 
@@ -359,8 +425,9 @@ impl Store for SledStore {
         let mut names = Vec::new();
         for name in self.0.db.tree_names() {
             let name = String::from_utf8_lossy(&name).into_owned();
+            let tree = self.0.tree(&name)?;
             // sled's own default tree is always there, and empty.
-            if !self.0.tree(&name)?.is_empty() {
+            if name != MARK_TREE && self.0.run(|| tree.first())?.is_some() {
                 names.push(name);
             }
         }
@@ -371,8 +438,7 @@ impl Store for SledStore {
     fn drop_tree(&self, tree: &str) -> io::Result<()> {
         self.0.check()?;
         self.0.trees().remove(tree);
-        self.0.db.drop_tree(tree).map_err(|error| self.0.fail(error))?;
-        Ok(())
+        self.0.run(|| self.0.db.drop_tree(tree).map(drop))
     }
 
     fn sync(&self) -> BoxFuture<io::Result<()>> {
@@ -442,6 +508,6 @@ impl Files for Directory {
 
     fn sync_directory(&self) -> BoxFuture<io::Result<()>> {
         let folder = self.folder.clone();
-        Box::pin(async move { File::open(folder)?.sync_all() })
+        Box::pin(async move { sync_new(&[&folder]) })
     }
 }
