@@ -1,5 +1,7 @@
 //! One file for each subcommand: its arguments and `run`. They know the library, not each other.
 
+#[cfg(feature = "power")]
+pub(crate) mod power;
 pub(crate) mod run;
 pub(crate) mod sim;
 pub(crate) mod verdict;

@@ -8,5 +8,7 @@ pub mod checker;
 pub mod cluster;
 pub mod history;
 pub mod plan;
+#[cfg(feature = "power")]
+pub mod power;
 pub mod runner;
 pub mod workload;

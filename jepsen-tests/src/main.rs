@@ -19,6 +19,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "power")]
+    Power(commands::power::Args),
+    #[cfg(feature = "power")]
+    #[command(hide = true)]
+    PowerWorker(commands::power::WorkerArgs),
     Run(commands::run::Args),
     Sim(commands::sim::Args),
     Verdict(commands::verdict::Args),
@@ -29,6 +34,10 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| "jepsen_tests=info,error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
+        #[cfg(feature = "power")]
+        Command::Power(args) => commands::power::run(&args).into(),
+        #[cfg(feature = "power")]
+        Command::PowerWorker(args) => commands::power::work(&args).into(),
         Command::Run(args) => commands::run::run(&args).into(),
         Command::Sim(args) => commands::sim::run(&args).into(),
         Command::Verdict(args) => commands::verdict::run(&args).into(),

@@ -3,6 +3,7 @@
 //! It lies low on purpose: all house logic above it (redo record, pieces, checksums, purge order, generation switch,
 //! snapshot files, identity) is one code for the real disk and the simulated one. The adapters below it are thin.
 
+mod plant;
 pub mod real;
 pub mod sim;
 

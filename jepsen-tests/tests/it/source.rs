@@ -85,3 +85,18 @@ fn nothing_above_the_drivers_uses_tokios_watch() {
     let users = offences(|lines, index| lines[index].contains("tokio::sync::watch"));
     assert!(users.is_empty(), "tokio::sync::watch:\n{}", users.join("\n"));
 }
+
+#[test]
+fn no_manifest_plants_a_bug() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
+    let manifests =
+        ["", "rpc-core", "rpc-core/macros", "raft-node", "kv-client", "kv-server", "jepsen-tests"];
+    let mut named = Vec::new();
+    for folder in manifests {
+        let path = root.join(folder).join("Cargo.toml");
+        let text = std::fs::read_to_string(&path).expect("a manifest is readable");
+        let lines = text.lines().filter(|line| !line.starts_with('#') && line.contains("plant"));
+        named.extend(lines.map(|line| (folder, line.to_owned())));
+    }
+    assert_eq!(named, [("raft-node", "plant = []".to_owned())], "the feature is for command lines");
+}

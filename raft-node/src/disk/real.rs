@@ -29,6 +29,7 @@ use bytes::Bytes;
 use rpc_core::runtime::BoxFuture;
 
 use self::mark::{Mark, Marked};
+use super::plant::Plant;
 use super::{Disk, Files, KEY_SIZE_MAX, PIECE_SIZE_MAX, Store, check_item};
 
 /// Bytes of one segment of sled's log, a power of two. 8 MiB because of the index nodes: sled cuts a separator only to
@@ -173,6 +174,9 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 /// Removes half-written snapshots of sled's own. They sort last and would be taken for the newest; the snapshot before
 /// is still there, because it is removed only after the rename.
 fn clean(sled: &Path) -> io::Result<()> {
+    if Plant::NoCleaning.is_there() {
+        return Ok(());
+    }
     for entry in fs::read_dir(sled)? {
         let path = entry?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -287,6 +291,9 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> io::Result<T> {
 }
 
 fn sync_new(paths: &[&Path]) -> io::Result<()> {
+    if Plant::NoDirectorySync.is_there() {
+        return Ok(());
+    }
     paths.iter().try_for_each(|path| File::open(path)?.sync_all())
 }
 
@@ -351,6 +358,9 @@ impl Inner {
         let marks = self.tree(MARK_TREE)?;
         self.run(|| marks.insert(MARK_KEY, item))?;
         self.run(|| self.db.flush())?;
+        if Plant::NoFdatasync.is_there() {
+            return Ok(());
+        }
         self.sync_blobs().map_err(|error| self.fail(error))?;
         self.sync.sync_data().map_err(|error| self.fail(error))?;
         *syncs += 1;
@@ -492,7 +502,12 @@ impl Files for Directory {
 
     fn sync(&self, name: &str) -> BoxFuture<io::Result<()>> {
         let path = self.path(name);
-        Box::pin(async move { File::open(path?)?.sync_all() })
+        Box::pin(async move {
+            if Plant::NoFileSync.is_there() {
+                return Ok(());
+            }
+            File::open(path?)?.sync_all()
+        })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

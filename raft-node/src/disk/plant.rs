@@ -1,0 +1,37 @@
+//! Bugs on purpose, so that a test of durability can be seen to fail.
+//!
+//! They exist only with the feature `plant`, which no manifest of the workspace names; the variable `RAFT_NODE_PLANT`
+//! then says which of them is there.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plant {
+    /// A sync of the store is sled's flush alone.
+    NoFdatasync,
+    /// No directory is ever synced.
+    NoDirectorySync,
+    /// Files beside the store are not synced.
+    NoFileSync,
+    /// Half-written snapshots of sled's own are left for it to open.
+    NoCleaning,
+}
+
+impl Plant {
+    /// Whether this bug is there.
+    #[cfg(feature = "plant")]
+    pub(super) fn is_there(self) -> bool {
+        let name = match self {
+            Self::NoFdatasync => "no-fdatasync",
+            Self::NoDirectorySync => "no-directory-sync",
+            Self::NoFileSync => "no-file-sync",
+            Self::NoCleaning => "no-cleaning",
+        };
+        std::env::var_os("RAFT_NODE_PLANT").is_some_and(|planted| planted == name)
+    }
+
+    /// Never.
+    #[cfg(not(feature = "plant"))]
+    pub(super) const fn is_there(self) -> bool {
+        false
+    }
+}
