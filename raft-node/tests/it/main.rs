@@ -3,6 +3,7 @@
 mod chaos;
 mod cluster;
 mod counter;
+mod damage;
 mod determinism;
 mod election;
 mod failure;
