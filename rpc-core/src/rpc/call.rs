@@ -408,9 +408,12 @@ impl IntoFuture for RawCall {
 }
 
 /// Reads a result, with the handles in it.
-fn read<R: DeserializeOwned>(channel: &Arc<dyn Channel>, reply: &Reply) -> Result<R, codec::CodecError> {
-    let Some((connection, call)) = reply.came_by else { return codec::decode(&reply.body) };
+fn read<R: DeserializeOwned + 'static>(
+    channel: &Arc<dyn Channel>,
+    reply: &Reply,
+) -> Result<R, codec::CodecError> {
+    let Some((connection, call)) = reply.came_by else { return codec::decode_shared(&reply.body) };
     let arrival =
         || Arrival { channel: Arc::clone(channel), connection: Some(connection), call, answer: true };
-    handle::bind(arrival, || codec::decode(&reply.body))
+    handle::bind(arrival, || codec::decode_shared(&reply.body))
 }

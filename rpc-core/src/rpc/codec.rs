@@ -17,6 +17,7 @@ mod read;
 mod tests;
 mod write;
 
+use std::any::Any;
 use std::fmt;
 
 use bytes::Bytes;
@@ -58,6 +59,22 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
     Ok(value)
 }
+
+/// Decodes a body as [`decode`] does, but one that is a single byte string, and is asked for as [`Bytes`], is not copied:
+/// it keeps the memory of the body.
+pub(crate) fn decode_shared<T: DeserializeOwned + 'static>(body: &Bytes) -> Result<T, CodecError> {
+    let mut shared = None::<T>;
+    if let Some(shared) = (&mut shared as &mut dyn Any).downcast_mut::<Option<Bytes>>()
+        && let Some(head) = read::byte_string_head(body)
+        && body.len() >= SHARED_FROM
+    {
+        *shared = Some(body.slice(head..));
+    }
+    shared.map_or_else(|| decode(body), Ok)
+}
+
+/// Below it copying is cheaper than sharing, and a packet that is kept for a body is much more than the body.
+const SHARED_FROM: usize = 1_000;
 
 /// Decodes the first item of a CBOR sequence (RFC 8742), and gives its size.
 ///

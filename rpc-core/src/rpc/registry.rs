@@ -50,7 +50,7 @@ impl Services {
     #[must_use]
     pub fn method<Q, R, E, F, Fut>(self, name: &str, handler: F) -> Self
     where
-        Q: DeserializeOwned,
+        Q: DeserializeOwned + 'static,
         R: Serialize,
         E: HandlerError,
         F: Fn(Ctx, Q) -> Fut + Send + Sync + 'static,
@@ -63,7 +63,7 @@ impl Services {
     #[must_use]
     pub fn method_sync<Q, R, E, F>(self, name: &str, handler: F) -> Self
     where
-        Q: DeserializeOwned,
+        Q: DeserializeOwned + 'static,
         R: Serialize,
         E: HandlerError,
         F: Fn(Ctx, Q) -> Result<R, E> + Send + Sync + 'static,
@@ -75,7 +75,7 @@ impl Services {
     #[must_use]
     pub fn typed<Q, R, E, F, Fut>(self, name: &str, schema: MethodSchema, handler: F) -> Self
     where
-        Q: DeserializeOwned,
+        Q: DeserializeOwned + 'static,
         R: Serialize,
         E: HandlerError,
         F: Fn(Ctx, Q) -> Fut + Send + Sync + 'static,
@@ -100,7 +100,7 @@ impl Services {
     #[must_use]
     pub fn typed_sync<Q, R, E, F>(self, name: &str, schema: MethodSchema, handler: F) -> Self
     where
-        Q: DeserializeOwned,
+        Q: DeserializeOwned + 'static,
         R: Serialize,
         E: HandlerError,
         F: Fn(Ctx, Q) -> Result<R, E> + Send + Sync + 'static,
@@ -325,8 +325,8 @@ impl Refusal {
 }
 
 /// Decodes a request, with the services and streams in it.
-fn decode_request<Q: DeserializeOwned>(ctx: &Ctx, body: &[u8]) -> Result<Q, codec::CodecError> {
-    handle::bind(|| ctx.caller.arrival(ctx.call), || codec::decode(body))
+fn decode_request<Q: DeserializeOwned + 'static>(ctx: &Ctx, body: &Bytes) -> Result<Q, codec::CodecError> {
+    handle::bind(|| ctx.caller.arrival(ctx.call), || codec::decode_shared(body))
 }
 
 /// Encodes what a handler answered. A result that cannot be encoded has been computed: the call was executed.

@@ -35,6 +35,17 @@ impl Head {
     }
 }
 
+/// The size of the head of `body`, if that is one byte string of known length and nothing else.
+pub(super) fn byte_string_head(body: &[u8]) -> Option<usize> {
+    let mut reader = Reader { rest: body, depth: 0 };
+    match reader.head() {
+        Ok(Head::Bytes(Some(length))) if length == reader.rest.len() as u64 => {
+            Some(body.len() - reader.rest.len())
+        }
+        _ => None,
+    }
+}
+
 impl<'de> Reader<'de> {
     fn take(&mut self, count: u64) -> Result<&'de [u8], CodecError> {
         let taken = usize::try_from(count).ok().and_then(|count| self.rest.split_at_checked(count));

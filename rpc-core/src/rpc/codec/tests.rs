@@ -227,3 +227,29 @@ fn bytes_travel_as_a_byte_string() {
     assert_eq!(encoded[0] >> 5, BYTES);
     assert_eq!(encoded.len(), 102);
 }
+
+#[test]
+fn a_large_byte_string_is_shared_with_its_body_and_everything_else_is_copied() {
+    let is_within = |part: &Bytes, body: &Bytes| body.as_ptr_range().contains(&part.as_ptr());
+    for (size, shared) in [(0, false), (10, false), (900, false), (1_000, true), (70_000, true)] {
+        let sent = Bytes::from(vec![7; size]);
+        let body = encode(&sent).unwrap();
+        let read: Bytes = decode_shared(&body).unwrap();
+        assert_eq!((&read, is_within(&read, &body)), (&sent, shared), "{size} bytes");
+        assert_eq!(decode_shared::<(Bytes, u8)>(&encode(&(&sent, 7)).unwrap()).unwrap(), (sent, 7));
+    }
+    // What `decode` refuses is refused here too.
+    let body = encode(&Bytes::from(vec![7; 2_000])).unwrap();
+    let longer = Bytes::from([&body[..], &[0]].concat());
+    for bad in [body.slice(..1_999), longer, encode(&vec!["a"; 2_000]).unwrap()] {
+        assert_eq!(decode_shared::<Bytes>(&bad).is_ok(), decode::<Bytes>(&bad).is_ok());
+        assert!(decode_shared::<Bytes>(&bad).is_err());
+    }
+    assert!(decode_shared::<String>(&body).is_err());
+    // In pieces it cannot be shared.
+    let mut pieces = vec![BYTES << 5 | INDEFINITE];
+    pieces.extend_from_slice(&body);
+    pieces.extend_from_slice(&body);
+    pieces.push(BREAK);
+    assert_eq!(decode_shared::<Bytes>(&pieces.into()).unwrap().len(), 4_000);
+}
