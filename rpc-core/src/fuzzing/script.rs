@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::endpoint::{CallId, Config, ConnId, Endpoint, Event, Lane, LostReason, Request, SendError};
 use crate::random::SeededRandom;
 use crate::runtime::Instant;
-use crate::security::{Security, SharedKey};
+use crate::security::{NodeKey, Security, SharedKey};
 use crate::wire::packet::Header;
 use crate::wire::{Form, seal};
 
@@ -23,8 +23,18 @@ pub(super) fn insecure(script: &[u8]) -> bool {
     run(script, &Security::insecure())
 }
 
+/// The first bit says whether the nodes have keys of their own too.
 pub(super) fn sealed(script: &[u8]) -> bool {
-    run(script, &Security::shared_key(SharedKey::new([7; 32])))
+    let shared = SharedKey::new([7; 32]);
+    let with_node_keys = script.first().is_some_and(|first| first & NODE_KEYS != 0);
+    let security = if with_node_keys {
+        let own = NodeKey::new([8; 32]);
+        let allowed = own.public();
+        Security::node_keys(shared, own, move |key| *key == allowed)
+    } else {
+        Security::shared_key(shared)
+    };
+    run(script, &security)
 }
 
 /// Scripts that do much: mostly delivery, calls, answers and time, with some of everything in between.
@@ -38,6 +48,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
                 record[0] = *random.pick(&[DELIVER, DELIVER, CALL, PASS, ANSWER]).expect("some");
             }
         }
+        script[0] = script[0] & !NODE_KEYS | if seed % 2 == 1 { NODE_KEYS } else { 0 };
         script
     };
     (0..8).map(seed).collect()
@@ -79,6 +90,8 @@ impl Arguments<'_> {
     }
 }
 
+/// Of the first byte, besides what it does.
+const NODE_KEYS: u8 = 0b1000_0000;
 /// Bytes of one step: what to do, and its arguments.
 const RECORD_SIZE: usize = 16;
 

@@ -20,7 +20,7 @@ use rpc_core::gather::{self, Reply};
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
 use rpc_core::rpc::{CallError, Ctx, Never, Outcome, Services};
-use rpc_core::security::{Security, SharedKey};
+use rpc_core::security::{NodeKey, Security, SharedKey};
 use rpc_core::sim::{SimSocket, World};
 
 const TAG_SIZE: usize = 16;
@@ -181,6 +181,13 @@ fn sealed() -> Security {
     Security::shared_key(SharedKey::new([9; 32]))
 }
 
+/// Both sides are one node: who it is does not matter here.
+fn node_keys() -> Security {
+    let own = NodeKey::new([4; 32]);
+    let allowed = own.public();
+    Security::node_keys(SharedKey::new([9; 32]), own, move |key| *key == allowed)
+}
+
 /// A server that answers a number and filler with the same, and counts how often each number came; a client.
 struct Scene {
     world: World,
@@ -262,7 +269,7 @@ fn number(body: &Bytes) -> Option<u64> {
 
 #[test]
 fn an_attacker_on_the_path_makes_no_call_run_twice_and_no_answer_wrong() {
-    for (seed, security) in [(1, sealed()), (2, sealed()), (3, Security::insecure())] {
+    for (seed, security) in [(1, sealed()), (2, sealed()), (3, Security::insecure()), (7, node_keys())] {
         let scene = Scene::new(seed, EVERYTHING, &security);
         let results = scene.calls();
         scene.judge(&results);
@@ -275,15 +282,17 @@ fn an_attacker_on_the_path_makes_no_call_run_twice_and_no_answer_wrong() {
 #[test]
 fn with_encryption_forged_packets_change_nothing_and_end_no_connection() {
     let plan = Plan { forge: 300_000, replay: 300_000, ..Plan::default() };
-    let scene = Scene::new(4, plan, &sealed());
-    let results = scene.calls();
-    scene.judge(&results);
-    let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
-    assert!(failed.is_empty(), "{failed:?}");
-    for peer in [&scene.server, &scene.client] {
-        let counters = peer.counters();
-        assert_eq!((counters.connections_established, counters.dropped_bad_frame), (1, 0));
-        assert!(counters.dropped_bad_seal > 50, "{} forgeries", counters.dropped_bad_seal);
+    for (seed, security) in [(4, sealed()), (8, node_keys())] {
+        let scene = Scene::new(seed, plan, &security);
+        let results = scene.calls();
+        scene.judge(&results);
+        let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        for peer in [&scene.server, &scene.client] {
+            let counters = peer.counters();
+            assert_eq!((counters.connections_established, counters.dropped_bad_frame), (1, 0));
+            assert!(counters.dropped_bad_seal > 50, "{} forgeries", counters.dropped_bad_seal);
+        }
     }
 }
 
@@ -301,7 +310,7 @@ fn without_encryption_an_attacker_on_the_path_can_change_answers() {
 
 #[test]
 fn forged_source_addresses_get_less_than_three_times_what_was_sent_in_their_name() {
-    for security in [sealed(), Security::insecure()] {
+    for security in [sealed(), node_keys(), Security::insecure()] {
         let scene = Scene::new(6, Plan::default(), &security);
         let results = scene.calls();
         assert!(results.iter().all(Result::is_ok));
