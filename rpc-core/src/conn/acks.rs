@@ -159,4 +159,42 @@ mod tests {
         assert_eq!(received.packets.count(), 1);
         assert!(received.is_duplicate(9_995) && !received.is_duplicate(9_999));
     }
+
+    #[test]
+    fn an_acknowledgement_waits_from_the_first_packet_on_and_says_how_long_it_waited() {
+        let (mut received, now) = (Received::default(), Instant::from_nanos(1_000_000));
+        received.on_packet(now, 0, true, DELAY);
+        received.on_packet(now + DELAY / 2, 1, false, DELAY);
+        assert_eq!(received.deadline(), Some(now + DELAY));
+        received.on_timeout(now + DELAY - Duration::from_nanos(1));
+        assert!(!received.is_due());
+        let mut buf = Vec::new();
+        assert_eq!(received.put(now + DELAY, &mut buf), 1);
+        let buf = buf.into();
+        let mut reader = crate::wire::varint::Reader::new(&buf);
+        let Ok(frame::Frame::Ack(ack)) = frame::Frame::read(&mut reader) else {
+            panic!("no acknowledgement")
+        };
+        assert_eq!((ack.largest, ack.delay_us), (1, 500), "since the largest came");
+        assert_eq!(ack.ranges().collect::<Vec<_>>(), [(0, 1)]);
+        received.on_sent();
+        assert_eq!((received.deadline(), received.is_owed(), received.is_due()), (None, false, false));
+        received.on_packet(now, 1 << 20, true, DELAY);
+        assert!(received.is_due() && received.deadline().is_none());
+        received.on_packet(now, 2, true, DELAY);
+        assert_eq!(received.largest(), Some(1 << 20), "what came late is not the largest");
+    }
+
+    #[test]
+    fn after_many_acknowledgements_that_nobody_confirmed_a_confirmation_is_wanted() {
+        let mut received = Received::default();
+        for _ in 0..2 {
+            for _ in 0..UNCONFIRMED_MAX {
+                assert!(!received.wants_confirmation());
+                received.on_sent();
+            }
+            assert!(received.wants_confirmation());
+            received.on_confirmed(0);
+        }
+    }
 }

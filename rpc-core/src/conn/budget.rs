@@ -143,4 +143,40 @@ mod tests {
         assert_eq!((budget.grant(), budget.grant(), budget.used()), (Some((2, 4)), None, 2));
         assert!(!budget.is_tight() || budget.used() > 0);
     }
+
+    #[test]
+    fn who_comes_new_goes_before_longer_ones_only_and_never_before_the_turn_of_the_oldest() {
+        let mut budget = Budget::new(10, 100);
+        assert!(budget.take(100), "one message of the largest size always fits");
+        budget.wait((1, 0), 50);
+        budget.release(100);
+        assert!(budget.is_tight(), "somebody waits");
+        assert!(!budget.take(50) && budget.take(49));
+        budget.release(49);
+        assert_eq!(budget.grant(), Some((1, 0)));
+        budget.release(50);
+        for turn in 1..7 {
+            budget.wait((turn, 0), 60);
+            assert_eq!(budget.grant(), Some((turn, 0)));
+            budget.release(60);
+        }
+        budget.wait((7, 0), 60);
+        budget.wait((8, 0), 50);
+        assert!(!budget.take(1), "room is kept for who waits longest");
+        assert_eq!(budget.grant(), Some((7, 0)), "though it is longer");
+    }
+
+    #[test]
+    fn the_last_byte_can_be_used_and_no_more() {
+        let mut budget = Budget::new(100, 60);
+        assert!(budget.take(40) && !budget.is_tight(), "the largest still fits");
+        assert!(budget.take(60) && budget.is_tight());
+        assert!(!budget.take(1));
+        budget.release(100);
+        assert!(budget.take(41) && budget.is_tight());
+        budget.wait((1, 0), 60);
+        assert_eq!(budget.grant(), None);
+        budget.release(1);
+        assert_eq!((budget.grant(), budget.used()), (Some((1, 0)), 100));
+    }
 }

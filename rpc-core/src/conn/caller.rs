@@ -90,3 +90,38 @@ impl Caller {
 
 /// Calls that end between two SEEN frames.
 const SEEN_EVERY: u64 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_peer_may_forget_is_said_now_and_then_and_again_when_that_was_lost() {
+        for initiator in [true, false] {
+            let (mut caller, first) = (Caller::new(initiator), u64::from(!initiator));
+            let calls: Vec<_> = (0..40).map(|_| caller.open()).collect();
+            assert_eq!((calls[0], calls[39], caller.count()), (first, first + 78, 40));
+            assert!(caller.was_opened(calls[39]) && !caller.was_opened(first + 80));
+            for call in &calls[1..] {
+                caller.end(*call);
+            }
+            assert_eq!((caller.floor(), caller.floor_due()), (first, None), "the oldest is open");
+            caller.end(first);
+            assert_eq!((caller.floor(), caller.floor_due()), (first + 80, Some(first + 80)));
+            caller.on_floor_sent(first + 80);
+            assert_eq!(caller.floor_due(), None);
+            caller.on_floor_lost(first + 40);
+            assert_eq!(caller.floor_due(), None, "a later one is on its way");
+            caller.on_floor_lost(first + 80);
+            assert_eq!(caller.floor_due(), Some(first + 80));
+            caller.on_floor_sent(first + 80);
+            for ended in 1..=SEEN_EVERY {
+                assert_eq!(caller.floor_due(), None);
+                let call = caller.open();
+                caller.end(call);
+                assert_eq!(caller.floor(), first + 80 + 2 * ended);
+            }
+            assert_eq!(caller.floor_due(), Some(first + 80 + 2 * SEEN_EVERY));
+        }
+    }
+}

@@ -444,3 +444,6 @@ const PACED_RTT_MIN: Duration = Duration::from_millis(1);
 const PROBES: u32 = 2;
 /// Vectors kept for reuse.
 const SPARE_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -339,4 +339,15 @@ mod tests {
             assert!(a.rotate(Instant::default(), pn, Some(pn), rotation));
         }
     }
+
+    #[test]
+    fn a_packet_without_room_for_a_tag_is_none() {
+        let (a, mut b) = two_sides();
+        let packet = sealed(&a, 0);
+        let now = Instant::default();
+        for size in 0..13 + TAG_SIZE {
+            assert_eq!(b.open(now, Duration::ZERO, 0, packet.slice(..size), 13), None, "{size} bytes");
+        }
+        assert!(b.open(now, Duration::ZERO, 0, packet, 13).is_some());
+    }
 }
