@@ -1,5 +1,6 @@
 //! The command line: global flags, and one module per command, each with the same two parts: its arguments, and `run`.
 
+mod batch;
 mod bench;
 mod cas;
 mod context;
@@ -93,6 +94,7 @@ enum Command {
     Get(get::Get),
     Delete(delete::Delete),
     Cas(cas::Cas),
+    Batch(batch::Batch),
     Resolve(resolve::Resolve),
     Status(status::Status),
     Trace(trace::Trace),
@@ -158,6 +160,7 @@ async fn dispatch(command: Command, context: &Context) -> Exit {
         Command::Get(get) => get.run(context).await,
         Command::Delete(delete) => delete.run(context).await,
         Command::Cas(cas) => cas.run(context).await,
+        Command::Batch(batch) => batch.run(context).await,
         Command::Resolve(resolve) => resolve.run(context).await,
         Command::Status(status) => status.run(context).await,
         Command::Trace(trace) => trace.run(context).await,

@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kv_client::{Client, TIMEOUT_DEFAULT, Token};
+use kv_client::api::WriteOp;
+use kv_client::{Client, Outcome, TIMEOUT_DEFAULT, Token, Write};
 use rpc_core::driver::system;
 use rpc_core::driver::udp::UdpSocket;
 use rpc_core::endpoint;
@@ -29,8 +30,8 @@ pub(crate) struct Context {
     peer: Peer,
     /// What `--timeout` said.
     timeout: Option<Duration>,
-    /// The write that may have been sent and has no outcome yet.
-    in_doubt: Mutex<Option<Token>>,
+    /// The writes that may have been sent and have no outcome yet.
+    in_doubt: Mutex<Vec<Token>>,
 }
 
 /// The client of one command, and the trace of its requests if they have one.
@@ -89,19 +90,28 @@ impl Context {
         Followed { client: self.client.with_trace(trace), trace: Some(trace) }
     }
 
-    /// From now on a signal must name this write; `None`: it has its outcome.
-    pub(crate) fn set_in_doubt(&self, token: Option<Token>) {
-        *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    /// Sends a write. A signal that ends the command before its outcome is known names it.
+    pub(crate) async fn send(&self, write: Write, op: WriteOp) -> Outcome {
+        let token = write.token();
+        self.in_doubt().push(token);
+        let outcome = write.send(op).await;
+        self.in_doubt().retain(|other| *other != token);
+        outcome
+    }
+
+    fn in_doubt(&self) -> MutexGuard<'_, Vec<Token>> {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A signal ended the command.
     pub(crate) fn tell_interrupted(&self, exit: Exit) -> Exit {
-        match *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(token) => exit.because(format_args!(
+        let lines: Vec<_> = self.in_doubt().iter().map(|token| self.resolve_line(token)).collect();
+        match lines.len() {
+            0 => exit.because("interrupted"),
+            _ => exit.because(format_args!(
                 "interrupted; the write may have been sent, its outcome is unknown until you run\n  {}",
-                self.resolve_line(&token)
+                lines.join("\n  ")
             )),
-            None => exit.because("interrupted"),
         }
     }
 

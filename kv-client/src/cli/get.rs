@@ -88,7 +88,7 @@ fn tell(key: &Bytes, reply: &GetReply, raw: bool, quiet: bool) -> Result<(), Exi
 
 /// The JSON of a read. Bytes that are not UTF-8 are in the field whose name ends in `_b64`.
 #[derive(Debug, Serialize)]
-struct GetObject<'a> {
+pub(crate) struct GetObject<'a> {
     found: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
@@ -109,7 +109,7 @@ struct GetObject<'a> {
 }
 
 impl<'a> GetObject<'a> {
-    fn new(key: &'a [u8], reply: &'a GetReply, trace: Option<u128>) -> Self {
+    pub(crate) fn new(key: &'a [u8], reply: &'a GetReply, trace: Option<u128>) -> Self {
         let (key, key_b64) = text_or_base64(key);
         let value = reply.value.as_ref().map(|versioned| text_or_base64(&versioned.value));
         let (value, value_b64) = value.unwrap_or_default();

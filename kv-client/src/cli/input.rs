@@ -55,6 +55,24 @@ pub(crate) fn value(argument: OsString) -> Result<Bytes, Exit> {
     }
 }
 
+/// What `path` names, `-` for stdin, of at most `limit` bytes.
+pub(crate) fn text(path: &Path, limit: u64) -> Result<String, Exit> {
+    let name = path.display();
+    let mut text = String::new();
+    let read = if path.as_os_str() == "-" {
+        io::stdin().lock().take(limit + 1).read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(limit + 1).read_to_string(&mut text))
+    };
+    match read {
+        Err(error) => Err(Exit::Usage.because(format_args!("`{name}` cannot be read: {error}"))),
+        Ok(size) if size as u64 > limit => {
+            Err(Exit::Limit.because(format_args!("`{name}` is larger than the limit of {limit} bytes")))
+        }
+        Ok(_) => Ok(text),
+    }
+}
+
 fn read(source: impl Read, name: &str) -> Result<Bytes, Exit> {
     let mut value = Vec::new();
     let limit = VALUE_SIZE_MAX as u64 + 1;

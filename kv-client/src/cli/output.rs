@@ -25,10 +25,12 @@ pub(crate) fn print_line(line: &str) -> Result<(), Exit> {
 
 /// Writes one JSON object as one line to stdout.
 pub(crate) fn print_json(object: &impl Serialize) -> Result<(), Exit> {
-    match serde_json::to_string(object) {
-        Ok(line) => print_line(&line),
-        Err(error) => Err(Exit::Failure.because(format_args!("no JSON: {error}"))),
-    }
+    print_line(&json(object)?)
+}
+
+/// One JSON object in one line.
+pub(crate) fn json(object: &impl Serialize) -> Result<String, Exit> {
+    serde_json::to_string(object).map_err(|error| Exit::Failure.because(format_args!("no JSON: {error}")))
 }
 
 /// The JSON of a write or a resolve: the first four fields are always there.

@@ -29,9 +29,7 @@ pub(crate) async fn run(op: WriteOp, trace: TraceFlag, context: &Context) -> Exi
         let sentence = format!("not sent: cannot save the token in `{}`: {error}", path.display());
         return Exit::Failure.because(sentence);
     }
-    context.set_in_doubt(Some(token));
-    let outcome = write.send(op).await;
-    context.set_in_doubt(None);
+    let outcome = context.send(write, op).await;
     let exit = tell(&outcome, trace, context);
     context.leave().await;
     exit
@@ -39,11 +37,7 @@ pub(crate) async fn run(op: WriteOp, trace: TraceFlag, context: &Context) -> Exi
 
 /// Prints an outcome, and gives the exit for it.
 pub(crate) fn tell(outcome: &Outcome, trace: Option<u128>, context: &Context) -> Exit {
-    let exit = match outcome {
-        Outcome::Committed { .. } => Exit::Done,
-        Outcome::NotCommitted(reason) => Exit::of_reason(reason),
-        Outcome::Unknown(_) => Exit::Unknown,
-    };
+    let exit = exit_of(outcome);
     let printed = match (context.format, outcome) {
         (Format::Json, _) => print_json(&WriteObject::new(outcome).traced(trace)),
         (Format::Simple, Outcome::Committed { .. }) if context.quiet => Ok(()),
@@ -64,6 +58,15 @@ pub(crate) fn tell(outcome: &Outcome, trace: Option<u128>, context: &Context) ->
         }
     };
     printed.err().unwrap_or(exit)
+}
+
+/// The exit of a write that ended so.
+pub(crate) fn exit_of(outcome: &Outcome) -> Exit {
+    match outcome {
+        Outcome::Committed { .. } => Exit::Done,
+        Outcome::NotCommitted(reason) => Exit::of_reason(reason),
+        Outcome::Unknown(_) => Exit::Unknown,
+    }
 }
 
 /// Saves a token so that it outlives this process and this machine's power.

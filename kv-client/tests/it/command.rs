@@ -208,6 +208,70 @@ async fn a_traced_put_tells_its_id_and_the_way_it_took() {
 }
 
 #[tokio::test]
+async fn a_batch_answers_each_line_in_its_place() {
+    let real = Real::start();
+    real.run(&["put", "here", "before"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("batch").display().to_string();
+    let mut lines: Vec<String> =
+        (0..300).map(|n| format!(r#"{{"op":"put","key":"k{n}","value":"v{n}"}}"#)).collect();
+    lines.push(r#"{"op":"get","key":"here"}"#.to_owned());
+    lines.push(String::new());
+    lines.push(r#"{"op":"delete","key":"here too"}"#.to_owned());
+    lines.push(r#"{"op":"get","key":"nowhere"}"#.to_owned());
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let batch = real.run(&["batch", &file]).await;
+    assert_eq!((batch.code, batch.stderr.as_str()), (Some(0), ""));
+    let answers: Vec<serde_json::Value> =
+        batch.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [puts @ .., read, deleted, missing] = answers.as_slice() else { panic!("{batch:?}") };
+    assert_eq!(puts.len(), 300);
+    assert!(puts.iter().all(|put| put["outcome"] == "committed"), "{batch:?}");
+    assert_eq!((&read["value"], &deleted["existed"]), (&"before".into(), &false.into()));
+    assert_eq!(missing["found"], false);
+    assert_eq!(real.table.lock().rows[&Bytes::from("k299")].0, "v299");
+
+    real.table.set(1, Manner::Refuse(KvError::NoQuorum));
+    let refused = real.run(&["batch", &file, "--timeout", "300ms"]).await;
+    assert_eq!((refused.code, refused.text().lines().count()), (Some(5), 303));
+}
+
+#[tokio::test]
+async fn a_batch_names_the_token_of_each_unknown_write_and_sends_nothing_that_it_cannot_read() {
+    let real = Real::start();
+    let batch = async |text: &str, arguments: &[&str]| {
+        let mut command = real.command(&[&["batch"], arguments].concat());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).await.unwrap();
+        ended(child.wait_with_output().await.unwrap())
+    };
+    let puts =
+        "{\"op\":\"put\",\"key\":\"a\",\"value\":\"1\"}\n{\"op\":\"put\",\"key\":\"b\",\"value\":\"2\"}\n";
+    for (wrong, sentence) in [("nonsense", "line 3"), (r#"{"op":"burn","key":"k"}"#, "line 3")] {
+        let refused = batch(&format!("{puts}{wrong}\n"), &[]).await;
+        assert_eq!((refused.code, refused.text()), (Some(2), ""), "{refused:?}");
+        assert!(
+            refused.stderr.contains(sentence) && refused.stderr.contains("nothing was sent"),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(batch(puts, &["--token-file", "t"]).await.code, Some(2));
+    assert_eq!(real.table.calls(1, "open_session"), 0);
+
+    real.table.set(1, Manner::SwallowWrites);
+    let unknown = batch(puts, &["--timeout", "500ms"]).await;
+    assert_eq!(unknown.code, Some(6), "{unknown:?}");
+    let tokens: Vec<Token> = unknown.text().lines().map(token_in_json).collect();
+    assert!(tokens.len() == 2 && tokens[0] != tokens[1], "{unknown:?}");
+}
+
+fn token_in_json(line: &str) -> Token {
+    let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+    answer["token"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
 async fn a_trace_that_nobody_remembers_is_not_found() {
     let real = Real::start();
     let unknown = real.run(&["trace", &"7".repeat(32)]).await;
