@@ -3,17 +3,17 @@
 //! They exist only with the feature `plant`, which no manifest of the workspace names; the variable `RAFT_NODE_PLANT`
 //! then says which of them is there.
 
-/// A bug that can be planted.
+/// A bug that can be planted, by what it forgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plant {
     /// A sync of the store is sled's flush alone.
-    NoFdatasync,
+    Fdatasync,
     /// No directory is ever synced.
-    NoDirectorySync,
+    DirectorySync,
     /// Files beside the store are not synced.
-    NoFileSync,
+    FileSync,
     /// Half-written snapshots of sled's own are left for it to open.
-    NoCleaning,
+    Cleaning,
 }
 
 impl Plant {
@@ -21,10 +21,10 @@ impl Plant {
     #[cfg(feature = "plant")]
     pub(super) fn is_there(self) -> bool {
         let name = match self {
-            Self::NoFdatasync => "no-fdatasync",
-            Self::NoDirectorySync => "no-directory-sync",
-            Self::NoFileSync => "no-file-sync",
-            Self::NoCleaning => "no-cleaning",
+            Self::Fdatasync => "no-fdatasync",
+            Self::DirectorySync => "no-directory-sync",
+            Self::FileSync => "no-file-sync",
+            Self::Cleaning => "no-cleaning",
         };
         std::env::var_os("RAFT_NODE_PLANT").is_some_and(|planted| planted == name)
     }

@@ -174,7 +174,7 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 /// Removes half-written snapshots of sled's own. They sort last and would be taken for the newest; the snapshot before
 /// is still there, because it is removed only after the rename.
 fn clean(sled: &Path) -> io::Result<()> {
-    if Plant::NoCleaning.is_there() {
+    if Plant::Cleaning.is_there() {
         return Ok(());
     }
     for entry in fs::read_dir(sled)? {
@@ -291,7 +291,7 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> io::Result<T> {
 }
 
 fn sync_new(paths: &[&Path]) -> io::Result<()> {
-    if Plant::NoDirectorySync.is_there() {
+    if Plant::DirectorySync.is_there() {
         return Ok(());
     }
     paths.iter().try_for_each(|path| File::open(path)?.sync_all())
@@ -358,7 +358,7 @@ impl Inner {
         let marks = self.tree(MARK_TREE)?;
         self.run(|| marks.insert(MARK_KEY, item))?;
         self.run(|| self.db.flush())?;
-        if Plant::NoFdatasync.is_there() {
+        if Plant::Fdatasync.is_there() {
             return Ok(());
         }
         self.sync_blobs().map_err(|error| self.fail(error))?;
@@ -503,7 +503,7 @@ impl Files for Directory {
     fn sync(&self, name: &str) -> BoxFuture<io::Result<()>> {
         let path = self.path(name);
         Box::pin(async move {
-            if Plant::NoFileSync.is_there() {
+            if Plant::FileSync.is_there() {
                 return Ok(());
             }
             File::open(path?)?.sync_all()
