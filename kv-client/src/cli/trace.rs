@@ -98,7 +98,9 @@ fn rows(asked: &[Asked<Traced>]) -> Vec<Row<'_>> {
     left.sort_by_key(|row| (row.begun_us, row.depth));
     let mut rows = Vec::new();
     // What served a client comes first; what is left over has lost its parent to a node's short memory.
-    while let Some(root) = left.iter().position(|row| row.depth == 0).or((!left.is_empty()).then_some(0)) {
+    while let Some(root) =
+        left.iter().position(|row| row.depth == 0).or_else(|| (!left.is_empty()).then_some(0))
+    {
         let root = left.remove(root);
         descend(root, &mut left, &mut rows);
     }

@@ -78,7 +78,7 @@ fn command(index: u64) -> Bytes {
     if index == 0 {
         return Command::Open { nonce: 1, time_ms: 0 }.encode().expect("it is encoded");
     }
-    let size = if index % 13 == 0 { 20_000 } else { 50 + index as usize * 7 };
+    let size = if index.is_multiple_of(13) { 20_000 } else { 50 + index as usize * 7 };
     let body = [vec![index as u8 % 20], vec![index as u8; size]].concat().into();
     let floor = index.saturating_sub(5);
     Command::Write { session: 0, sequence: index, floor, time_ms: index, body }
