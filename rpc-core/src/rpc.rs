@@ -1,6 +1,6 @@
 //! Calls above the transport: methods and their names, typed bodies, errors with an outcome, the service registry.
 //!
-//! Knows the endpoint's vocabulary (lanes, statuses), but no socket and no driver: a [`call::Channel`] carries single
+//! Knows the endpoint's vocabulary (lanes, statuses), but no socket and no driver: a [`channel::Channel`] carries single
 //! transmissions, [`crate::peer`] brings one.
 
 pub mod batch;

@@ -23,6 +23,7 @@ pub fn runtime(handle: tokio::runtime::Handle) -> Runtime {
 
 /// The same, and what ends when the last clone of the runtime is dropped: until then, the tokio runtime must live, for
 /// somebody may wait for one of its timers.
+#[cfg(feature = "blocking")]
 pub(crate) fn kept_runtime(handle: tokio::runtime::Handle) -> (Runtime, oneshot::Receiver<()>) {
     let (kept, dropped) = oneshot::channel();
     let system = System { origin: std::time::Instant::now(), handle, _kept: Some(kept) };
