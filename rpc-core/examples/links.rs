@@ -60,7 +60,7 @@ fn main() {
             for &rtt_us in rtts {
                 for &loss_percent in losses {
                     let (rtt, queue) = (Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));
-                    let figures = measure(algorithm, Link { loss_percent, rtt, queue });
+                    let figures = measure(&algorithm, Link { loss_percent, rtt, queue });
                     println!(
                         "| {queue_ms} ms | {} ms | {loss_percent} % | {:.1} | {} | {} |",
                         rtt_us as f64 / 1_000.0,
@@ -76,14 +76,14 @@ fn main() {
         for &queue_ms in queues {
             for &rtt_us in rtts {
                 let [first, second] =
-                    share(algorithm, Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));
+                    share(&algorithm, Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));
                 println!("| {queue_ms} ms | {} ms | {first:.1} | {second:.1} |", rtt_us as f64 / 1_000.0);
             }
         }
     }
 }
 
-fn measure(algorithm: Algorithm, link: Link) -> Figures {
+fn measure(algorithm: &Algorithm, link: Link) -> Figures {
     let world = world(link);
     let client = start(&world, 2, address(2), algorithm);
     let server = start(&world, SERVER, address(SERVER), algorithm);
@@ -119,7 +119,7 @@ fn measure(algorithm: Algorithm, link: Link) -> Figures {
 
 /// MiB/s of two transfers that share one link, the second of which begins a second later: over the ten seconds from
 /// one second after that on.
-fn share(algorithm: Algorithm, rtt: Duration, queue: Duration) -> [f64; 2] {
+fn share(algorithm: &Algorithm, rtt: Duration, queue: Duration) -> [f64; 2] {
     let world = world(Link { loss_percent: 0, rtt, queue });
     let clients = [2, 3].map(|port| start(&world, 2, address(port), algorithm));
     let server = start(&world, SERVER, address(SERVER), algorithm);
@@ -166,11 +166,11 @@ fn world(link: Link) -> World {
     world
 }
 
-fn start(world: &World, node: u64, address: SocketAddr, algorithm: Algorithm) -> Peer {
+fn start(world: &World, node: u64, address: SocketAddr, algorithm: &Algorithm) -> Peer {
     let services = Services::new()
         .method("sink", |_: Ctx, body: ByteBuf| async move { Ok::<_, Never>(body.len() as u64) })
         .method("echo", |_: Ctx, body: ByteBuf| async move { Ok::<_, Never>(body) });
-    let config = Config { congestion: algorithm, ..Config::default() };
+    let config = Config { congestion: algorithm.clone(), ..Config::default() };
     Peer::builder(world.runtime(node))
         .services(services)
         .config(config)

@@ -69,7 +69,7 @@ pub struct Config {
     /// much time has passed; then the connection is lost. Default 5 s.
     pub setup_timeout: Duration,
     /// How much may be on the way to a peer, and how fast it may leave. Each side decides for what it sends. Default
-    /// [`Algorithm::Bbr`].
+    /// [`Algorithm::Bbr`]; [`Algorithm::custom`] takes a controller of the user's own.
     pub congestion: Algorithm,
     /// Whether this side reads compressed bodies, which it tells the peer. Default true.
     pub compression: bool,

@@ -2,13 +2,14 @@
 //!
 //! [`Cubic`] takes every loss for congestion (RFC 9438). [`Bbr`] measures what the path carries and how long it takes,
 //! and takes a loss for congestion only when the queue has grown too: it keeps its speed on links that lose packets by
-//! chance. [`Algorithm`] in [`Config`](super::Config) chooses; the figures behind the default are in
-//! docs/BENCHMARKS.md.
+//! chance. [`Algorithm`] in [`Config`](super::Config) chooses, one of these or a controller of the user's own; the
+//! figures behind the default are in docs/BENCHMARKS.md.
 
 mod bbr;
 mod cubic;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::bbr::Bbr;
@@ -96,7 +97,7 @@ pub struct Lost {
 }
 
 /// Which controller a connection uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// [`Cubic`].
@@ -104,14 +105,55 @@ pub enum Algorithm {
     /// [`Bbr`].
     #[default]
     Bbr,
+    /// One of the user's own; made by [`Algorithm::custom`].
+    Custom(Factory),
 }
 
+/// Makes the controllers of [`Algorithm::Custom`].
+#[derive(Clone)]
+pub struct Factory(Arc<dyn Fn(u64) -> Box<dyn Controller> + Send + Sync>);
+
 impl Algorithm {
-    pub(super) fn start(self, packet_size: u64) -> Box<dyn Controller> {
+    /// A controller of the user's own. `factory` is called with the packet size in bytes, once for each path of each
+    /// connection: when a connection begins, and when the peer turned out to be at another address.
+    ///
+    /// ```
+    /// use rpc_core::conn::congestion::{Acked, Algorithm, Controller, Lost};
+    /// use rpc_core::endpoint::Config;
+    ///
+    /// /// Always the same window: for a link that is known and not shared.
+    /// #[derive(Debug)]
+    /// struct Fixed(u64);
+    ///
+    /// impl Controller for Fixed {
+    ///     fn set_packet_size(&mut self, _packet_size: u64) {}
+    ///     fn on_ack(&mut self, _acked: &Acked) {}
+    ///     fn on_loss(&mut self, _lost: &Lost) {}
+    ///     fn window(&self) -> u64 {
+    ///         self.0
+    ///     }
+    /// }
+    ///
+    /// let congestion = Algorithm::custom(|packet_size| Box::new(Fixed(64 * packet_size)));
+    /// let config = Config { congestion, ..Config::default() };
+    /// # drop(config);
+    /// ```
+    pub fn custom(factory: impl Fn(u64) -> Box<dyn Controller> + Send + Sync + 'static) -> Self {
+        Self::Custom(Factory(Arc::new(factory)))
+    }
+
+    pub(super) fn start(&self, packet_size: u64) -> Box<dyn Controller> {
         match self {
             Self::Cubic => Box::new(Cubic::new(packet_size)),
             Self::Bbr => Box::new(Bbr::new(packet_size)),
+            Self::Custom(Factory(make)) => make(packet_size),
         }
+    }
+}
+
+impl fmt::Debug for Factory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Factory")
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 
 use super::address;
-use crate::conn::congestion::Algorithm;
+use crate::conn::congestion::{Acked, Algorithm, Controller, Lost};
 use crate::driver::fault::LinkPolicy;
 use crate::endpoint::Config;
 use crate::peer::Peer;
@@ -41,12 +41,12 @@ fn world(rate: u64, loss_percent: u32, rtt: Duration, queue_max: Duration) -> Wo
     world
 }
 
-fn start(world: &World, node: u64, address: SocketAddr, congestion: Algorithm) -> Peer {
+fn start(world: &World, node: u64, address: SocketAddr, congestion: &Algorithm) -> Peer {
     let services = Services::new()
         .method("sink", |_: Ctx, body: ByteBuf| async move { Ok::<_, Never>(body.len() as u64) });
     Peer::builder(world.runtime(node))
         .services(services)
-        .config(Config { congestion, ..Config::default() })
+        .config(Config { congestion: congestion.clone(), ..Config::default() })
         .start_insecure(world.bind(node, address))
         .unwrap()
 }
@@ -59,7 +59,7 @@ async fn send(clock: &Runtime, remote: &Remote, size: usize) -> Duration {
 }
 
 /// The share of the link, in percent, that one transfer of 16 MiB gets from the first call on.
-fn bulk_percent(algorithm: Algorithm, loss_percent: u32, rtt_ms: u64, queue_ms: u64) -> u64 {
+fn bulk_percent(algorithm: &Algorithm, loss_percent: u32, rtt_ms: u64, queue_ms: u64) -> u64 {
     let world = world(RATE, loss_percent, Duration::from_millis(rtt_ms), Duration::from_millis(queue_ms));
     let server = start(&world, SERVER, address(SERVER), algorithm);
     let client = start(&world, CLIENT, address(CLIENT), algorithm);
@@ -72,17 +72,17 @@ fn bulk_percent(algorithm: Algorithm, loss_percent: u32, rtt_ms: u64, queue_ms: 
 /// TCP with BBR reached 44 % of such a link, quinn with BBR 58 % (docs/BENCHMARKS.md).
 #[test]
 fn random_loss_leaves_a_transfer_most_of_the_link() {
-    let percent = bulk_percent(Algorithm::Bbr, 1, 20, 50);
+    let percent = bulk_percent(&Algorithm::Bbr, 1, 20, 50);
     assert!(percent >= 65, "{percent} %");
-    let percent = bulk_percent(Algorithm::Bbr, 5, 20, 50);
+    let percent = bulk_percent(&Algorithm::Bbr, 5, 20, 50);
     assert!(percent >= 60, "{percent} %");
 }
 
 #[test]
 fn a_shallow_queue_is_no_obstacle() {
-    let percent = bulk_percent(Algorithm::Bbr, 0, 20, 10);
+    let percent = bulk_percent(&Algorithm::Bbr, 0, 20, 10);
     assert!(percent >= 65, "{percent} %");
-    let percent = bulk_percent(Algorithm::Cubic, 0, 20, 10);
+    let percent = bulk_percent(&Algorithm::Cubic, 0, 20, 10);
     assert!(percent >= 65, "{percent} %");
 }
 
@@ -90,16 +90,45 @@ fn a_shallow_queue_is_no_obstacle() {
 #[test]
 fn loss_is_congestion_to_cubic() {
     let world = world(RATE, 1, Duration::from_millis(20), Duration::from_millis(50));
-    let server = start(&world, SERVER, address(SERVER), Algorithm::Cubic);
-    let client = start(&world, CLIENT, address(CLIENT), Algorithm::Cubic);
+    let server = start(&world, SERVER, address(SERVER), &Algorithm::Cubic);
+    let client = start(&world, CLIENT, address(CLIENT), &Algorithm::Cubic);
     let (clock, remote) = (world.observer(), client.remote(server.local_addr()));
     let took = world.run(async move { send(&clock, &remote, 2 << 20).await });
     drop((client, server));
     assert!(took > Duration::from_millis(500), "{took:?}");
 }
 
+/// A window that stays as it is.
+#[derive(Debug)]
+struct Fixed(u64);
+
+impl Controller for Fixed {
+    fn set_packet_size(&mut self, _packet_size: u64) {}
+    fn on_ack(&mut self, _acked: &Acked) {}
+    fn on_loss(&mut self, _lost: &Lost) {}
+    fn window(&self) -> u64 {
+        self.0
+    }
+}
+
+#[test]
+fn a_controller_of_the_users_own_decides() {
+    let made = Arc::new(AtomicU64::new(0));
+    let fixed = Algorithm::custom({
+        let made = Arc::clone(&made);
+        move |_packet_size| {
+            made.fetch_add(1, Ordering::Relaxed);
+            Box::new(Fixed(100_000))
+        }
+    });
+    // 100,000 bytes in each round trip of 20 ms are a fifth of the link.
+    let percent = bulk_percent(&fixed, 0, 20, 50);
+    assert!((15..=20).contains(&percent), "{percent} %");
+    assert_eq!(made.load(Ordering::Relaxed), 2, "one for each side of the connection");
+}
+
 /// What each of two transfers moves in six seconds, the second of which begins a second after the first.
-fn shares(algorithm: Algorithm, rtt: Duration, queue_ms: u64) -> [u64; 2] {
+fn shares(algorithm: &Algorithm, rtt: Duration, queue_ms: u64) -> [u64; 2] {
     const PIECE: usize = 256 << 10;
     let world = world(SHARED_RATE, 0, rtt, Duration::from_millis(queue_ms));
     let clients = [2, 3].map(|port| start(&world, CLIENT, address(port), algorithm));
@@ -131,7 +160,7 @@ fn shares(algorithm: Algorithm, rtt: Duration, queue_ms: u64) -> [u64; 2] {
 #[test]
 fn two_transfers_share_a_link_and_use_it() {
     for (algorithm, rtt_us) in [(Algorithm::Bbr, 100), (Algorithm::Bbr, 20_000), (Algorithm::Cubic, 20_000)] {
-        let [first, second] = shares(algorithm, Duration::from_micros(rtt_us), 50);
+        let [first, second] = shares(&algorithm, Duration::from_micros(rtt_us), 50);
         let total = first + second;
         assert!(first * 4 >= total && second * 4 >= total, "{algorithm:?} {rtt_us} us: {first} {second}");
         assert!(
@@ -146,8 +175,8 @@ fn two_transfers_share_a_link_and_use_it() {
 #[test]
 fn a_transfer_survives_a_nat_that_forgets() {
     let world = world(RATE, 1, Duration::from_millis(20), Duration::from_millis(50));
-    let server = start(&world, SERVER, address(SERVER), Algorithm::Bbr);
-    let client = start(&world, CLIENT, address(CLIENT), Algorithm::Bbr);
+    let server = start(&world, SERVER, address(SERVER), &Algorithm::Bbr);
+    let client = start(&world, CLIENT, address(CLIENT), &Algorithm::Bbr);
     let (clock, remote, nat) = (world.observer(), client.remote(server.local_addr()), world.clone());
     let counters = world.run(async move {
         let transfer = clock.spawn("transfer", {
