@@ -24,6 +24,11 @@ const BULK: usize = 16 << 20;
 /// One call of a transfer that shares its link.
 const PIECE: usize = 1 << 20;
 const SERVER: u64 = 1;
+const SEED: u64 = 7;
+/// How much later than a second after the others something begins: one run depends too much on chance.
+const OFFSETS_MS: [u64; 5] = [0, 37, 74, 111, 148];
+/// UDP payload of Ethernet over IPv4.
+const MTU: usize = 1_472;
 
 #[derive(Clone, Copy)]
 struct Link {
@@ -35,6 +40,8 @@ struct Link {
 /// What was measured on one link.
 struct Figures {
     bulk_mib_per_s: f64,
+    /// Four echoes of 1 MiB at a time.
+    echo_mib_per_s: f64,
     /// One small call at a time.
     alone: Latencies,
     /// One small call at a time, beside the bulk transfer.
@@ -53,18 +60,19 @@ fn main() {
     for algorithm in all.into_iter().take(if only_bbr { 1 } else { 2 }) {
         println!("\n{algorithm:?}: 200 Mbit/s = {:.1} MiB/s\n", mib(RATE as f64));
         println!(
-            "| queue | round trip | loss | 16 MiB, MiB/s | 64 B alone, p50 / p99 ms | beside the 16 MiB, p50 / p99 ms |"
+            "| queue | round trip | loss | 16 MiB, MiB/s | echoes, MiB/s | 64 B alone, p50 / p99 ms | beside the 16 MiB, p50 / p99 ms |"
         );
-        println!("| --- | --- | --- | --- | --- | --- |");
+        println!("| --- | --- | --- | --- | --- | --- | --- |");
         for &queue_ms in queues {
             for &rtt_us in rtts {
                 for &loss_percent in losses {
                     let (rtt, queue) = (Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));
                     let figures = measure(&algorithm, Link { loss_percent, rtt, queue });
                     println!(
-                        "| {queue_ms} ms | {} ms | {loss_percent} % | {:.1} | {} | {} |",
+                        "| {queue_ms} ms | {} ms | {loss_percent} % | {:.1} | {:.1} | {} | {} |",
                         rtt_us as f64 / 1_000.0,
                         figures.bulk_mib_per_s,
+                        figures.echo_mib_per_s,
                         figures.alone,
                         figures.beside,
                     );
@@ -80,15 +88,30 @@ fn main() {
                 println!("| {queue_ms} ms | {} ms | {first:.1} | {second:.1} |", rtt_us as f64 / 1_000.0);
             }
         }
+        println!(
+            "\nThe first 64 KiB of a connection, alone and beside eight of 16 MiB to the same receiver:\n"
+        );
+        println!("| queue | round trip | alone, ms | beside, ms |\n| --- | --- | --- | --- |");
+        for &queue_ms in queues {
+            for &rtt_us in rtts {
+                let (rtt, queue) = (Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));
+                let [alone, beside] = [0, 8].map(|others| {
+                    let times = OFFSETS_MS.map(|offset| incast(&algorithm, rtt, queue, others, offset));
+                    times.iter().sum::<Duration>().as_secs_f64() * 1_000.0 / OFFSETS_MS.len() as f64
+                });
+                println!("| {queue_ms} ms | {} ms | {alone:.0} | {beside:.0} |", rtt_us as f64 / 1_000.0);
+            }
+        }
     }
 }
 
 fn measure(algorithm: &Algorithm, link: Link) -> Figures {
-    let world = world(link);
+    let world = world(SEED, link);
     let client = start(&world, 2, address(2), algorithm);
     let server = start(&world, SERVER, address(SERVER), algorithm);
     let clock = world.observer();
     let remote = client.remote(server.local_addr());
+    let echo_mib_per_s = echoes(algorithm, link);
     world.run(async move {
         let mut alone = Vec::new();
         for _ in 0..300 {
@@ -111,16 +134,76 @@ fn measure(algorithm: &Algorithm, link: Link) -> Figures {
         drop((client, server));
         Figures {
             bulk_mib_per_s: mib(BULK as f64 / took.as_secs_f64()),
+            echo_mib_per_s,
             alone: Latencies(alone),
             beside: Latencies(beside),
         }
     })
 }
 
+/// MiB/s of echoes of 1 MiB, four at a time, over four seconds after one to warm up: what `compare --wan` of
+/// benches/peers measures, over five seeds.
+fn echoes(algorithm: &Algorithm, link: Link) -> f64 {
+    const SEEDS: u64 = 5;
+    let sum: f64 = (0..SEEDS).map(|seed| echoes_of(SEED + seed, algorithm, link)).sum();
+    sum / SEEDS as f64
+}
+
+fn echoes_of(seed: u64, algorithm: &Algorithm, link: Link) -> f64 {
+    let world = world(seed, link);
+    let client = start(&world, 2, address(2), algorithm);
+    let server = start(&world, SERVER, address(SERVER), algorithm);
+    let (clock, remote) = (world.observer(), client.remote(server.local_addr()));
+    world.run(async move {
+        let echoed = Arc::new(AtomicU64::new(0));
+        for _ in 0..4 {
+            let (remote, echoed) = (remote.clone(), Arc::clone(&echoed));
+            drop(clock.spawn("echoes", async move {
+                let body = ByteBuf::from(vec![1; PIECE]);
+                loop {
+                    let call = remote.call::<_, ByteBuf, Never>("echo", &body);
+                    call.timeout(Duration::from_secs(60)).await.expect("answered");
+                    echoed.fetch_add(PIECE as u64, Ordering::Relaxed);
+                }
+            }));
+        }
+        clock.sleep(Duration::from_secs(1)).await;
+        let before = echoed.load(Ordering::Relaxed);
+        clock.sleep(Duration::from_secs(4)).await;
+        drop((client, server));
+        mib((echoed.load(Ordering::Relaxed) - before) as f64 / 4.0)
+    })
+}
+
+/// How long 64 KiB take on a connection that made one small call, a second after `others` of 16 MiB began, each from a
+/// peer of its own, over one link to one receiver.
+fn incast(algorithm: &Algorithm, rtt: Duration, queue: Duration, others: u64, offset_ms: u64) -> Duration {
+    let world = world(SEED, Link { loss_percent: 0, rtt, queue });
+    let clients: Vec<_> = (0..=others).map(|index| start(&world, 2, address(2 + index), algorithm)).collect();
+    let server = start(&world, SERVER, address(SERVER), algorithm);
+    let (clock, to) = (world.observer(), server.local_addr());
+    world.run(async move {
+        for client in &clients {
+            ping(&clock, &client.remote(to)).await;
+        }
+        for client in &clients[1..] {
+            let (time, remote) = (clock.clone(), client.remote(to));
+            drop(clock.spawn("transfer", async move { bulk(&time, &remote, BULK).await }));
+        }
+        clock.sleep(Duration::from_millis(1_000 + offset_ms)).await;
+        bulk(&clock, &clients[0].remote(to), 64 << 10).await
+    })
+}
+
 /// MiB/s of two transfers that share one link, the second of which begins a second later: over the ten seconds from
 /// one second after that on.
 fn share(algorithm: &Algorithm, rtt: Duration, queue: Duration) -> [f64; 2] {
-    let world = world(Link { loss_percent: 0, rtt, queue });
+    let runs = OFFSETS_MS.map(|offset| share_of(algorithm, rtt, queue, offset));
+    [0, 1].map(|index| runs.iter().map(|run| run[index]).sum::<f64>() / runs.len() as f64)
+}
+
+fn share_of(algorithm: &Algorithm, rtt: Duration, queue: Duration, offset_ms: u64) -> [f64; 2] {
+    let world = world(SEED, Link { loss_percent: 0, rtt, queue });
     let clients = [2, 3].map(|port| start(&world, 2, address(port), algorithm));
     let server = start(&world, SERVER, address(SERVER), algorithm);
     let (clock, to) = (world.observer(), server.local_addr());
@@ -132,7 +215,7 @@ fn share(algorithm: &Algorithm, rtt: Duration, queue: Duration) -> [f64; 2] {
                 let (time, remote) = (clock.clone(), client.remote(to));
                 let received = Arc::clone(&received[index]);
                 drop(clock.spawn("transfer", async move {
-                    time.sleep(Duration::from_secs(index as u64)).await;
+                    time.sleep(Duration::from_millis(index as u64 * (1_000 + offset_ms))).await;
                     loop {
                         bulk(&time, &remote, PIECE).await;
                         received.fetch_add(PIECE as u64, Ordering::Relaxed);
@@ -141,7 +224,7 @@ fn share(algorithm: &Algorithm, rtt: Duration, queue: Duration) -> [f64; 2] {
             }
         }
         let total = || received.each_ref().map(|received| received.load(Ordering::Relaxed) as f64);
-        clock.sleep(Duration::from_secs(2)).await;
+        clock.sleep(Duration::from_millis(2_000 + offset_ms)).await;
         let before = total();
         clock.sleep(Duration::from_secs(10)).await;
         let after = total();
@@ -149,8 +232,8 @@ fn share(algorithm: &Algorithm, rtt: Duration, queue: Duration) -> [f64; 2] {
     })
 }
 
-fn world(link: Link) -> World {
-    let world = World::new(7);
+fn world(seed: u64, link: Link) -> World {
+    let world = World::new(seed);
     let delay_us = u32::try_from(link.rtt.as_micros() / 2).unwrap_or(u32::MAX);
     world.set_default_link(LinkPolicy {
         loss: link.loss_percent * 10_000,
@@ -158,7 +241,7 @@ fn world(link: Link) -> World {
         delay_max_us: delay_us,
         ..LinkPolicy::default()
     });
-    let capacity = Capacity { rate_bytes_per_s: RATE, queue_max: link.queue, ..Capacity::default() };
+    let capacity = Capacity { rate_bytes_per_s: RATE, queue_max: link.queue, mtu: MTU };
     world.set_capacity(2, SERVER, capacity);
     world.set_capacity(SERVER, 2, capacity);
     world.start(SERVER);
