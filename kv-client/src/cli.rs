@@ -17,6 +17,7 @@ mod put;
 mod resolve;
 mod status;
 mod trace;
+mod trace_id;
 mod version;
 mod wait;
 mod write;

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory as _};
 use kv_client::api::{Expect, WriteOp};
 
 use super::context::Context;
-use super::trace::TraceFlag;
+use super::trace_id::TraceFlag;
 use super::{Arguments, Exit, input, write};
 
 /// Set a key if it holds what is expected

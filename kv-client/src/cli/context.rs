@@ -16,8 +16,8 @@ use rpc_core::runtime::Runtime;
 use rpc_core::security::Security;
 
 use super::names::SystemNames;
-use super::trace::TraceFlag;
-use super::{ENDPOINTS_DEFAULT, Exit, Format, Global, trace};
+use super::trace_id::{TraceFlag, id_text};
+use super::{ENDPOINTS_DEFAULT, Exit, Format, Global};
 
 /// What every command is handed.
 pub(crate) struct Context {
@@ -85,7 +85,7 @@ impl Context {
         }
         let trace = self.runtime.random_u128();
         if self.format == Format::Simple {
-            eprintln!("kv-client: trace {}", trace::id_text(trace));
+            eprintln!("kv-client: trace {}", id_text(trace));
         }
         Followed { client: self.client.with_trace(trace), trace: Some(trace) }
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::context::{Context, Followed};
 use super::output::{ErrorObject, base64, print, print_json};
-use super::trace::{self, TraceFlag};
+use super::trace_id::{TraceFlag, id_text};
 use super::{Exit, Format, input};
 
 /// Print the value of a key
@@ -126,7 +126,7 @@ impl<'a> GetObject<'a> {
                 Age::AtMostMs(ms) => Some(ms),
                 Age::Linearizable | Age::Unbounded => None,
             },
-            trace: trace.map(trace::id_text),
+            trace: trace.map(id_text),
         }
     }
 }

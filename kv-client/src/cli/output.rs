@@ -5,7 +5,8 @@ use std::io::{self, Write as _};
 use kv_client::{Outcome, Reason, Refusal, Token};
 use serde::Serialize;
 
-use super::{Exit, trace};
+use super::Exit;
+use super::trace_id::id_text;
 
 /// Writes to stdout. A reader that went away is not our failure: what was done is done.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), Exit> {
@@ -98,7 +99,7 @@ impl WriteObject {
 
     /// With the id of the write's trace, if it has one.
     pub(crate) fn traced(self, trace: Option<u128>) -> Self {
-        Self { trace: trace.map(trace::id_text), ..self }
+        Self { trace: trace.map(id_text), ..self }
     }
 
     /// The JSON of a token that could not be settled (now, or ever).

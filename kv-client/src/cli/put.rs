@@ -6,7 +6,7 @@ use clap::Args;
 use kv_client::api::WriteOp;
 
 use super::context::Context;
-use super::trace::TraceFlag;
+use super::trace_id::TraceFlag;
 use super::{Exit, input, write};
 
 /// Set a key

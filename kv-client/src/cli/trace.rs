@@ -1,4 +1,4 @@
-//! `trace ID`, and the flag `--trace` of the commands whose requests can be followed.
+//! `trace ID`: what the nodes did for one request.
 
 use std::time::Duration;
 
@@ -11,15 +11,8 @@ use serde::Serialize;
 use super::context::Context;
 use super::nodes::{self, Asked};
 use super::output::{ErrorObject, print_json, print_line};
+use super::trace_id::{id_text, parse_id};
 use super::{Exit, Format};
-
-/// The flag of a command whose requests can be followed.
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct TraceFlag {
-    /// Have the nodes remember what they do for this request; `trace ID` shows it
-    #[arg(long)]
-    pub(crate) trace: bool,
-}
 
 /// Show what the nodes did for a request that was sent with --trace
 ///
@@ -53,17 +46,6 @@ impl Trace {
         };
         printed.err().unwrap_or(Exit::Done)
     }
-}
-
-/// The id of a trace as it is printed.
-pub(crate) fn id_text(id: u128) -> String {
-    format!("{id:032x}")
-}
-
-fn parse_id(text: &str) -> Result<u128, String> {
-    let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let id = is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten();
-    id.ok_or_else(|| "a trace id is 32 hexadecimal digits".to_owned())
 }
 
 fn fail(context: &Context, exit: Exit, error: &'static str, what: String) -> Exit {
@@ -301,13 +283,5 @@ mod tests {
         let asked = answer(2, vec![forward(80), forward(50), span(1, 0, 90, served("kv.write"))]);
         let leader = answer(1, vec![span(3, 1, 48, served("raft.ask")), span(2, 1, 79, served("raft.ask"))]);
         assert_eq!(shown(&[asked, leader]), [(2, 0, 90), (2, 1, 80), (1, 2, 79), (2, 1, 50), (1, 2, 48)]);
-    }
-
-    #[test]
-    fn an_id_reads_back() {
-        assert_eq!(parse_id(&id_text(u128::MAX - 7)), Ok(u128::MAX - 7));
-        for wrong in ["", "12", "+0000000000000000000000000000007", &"g".repeat(32)] {
-            assert!(parse_id(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -9,7 +9,7 @@ use kv_client::{Outcome, Reason, Token};
 
 use super::context::{Context, Followed};
 use super::output::{WriteObject, print_json, print_line};
-use super::trace::TraceFlag;
+use super::trace_id::TraceFlag;
 use super::{Exit, Format};
 
 /// Writes, and tells the outcome.
