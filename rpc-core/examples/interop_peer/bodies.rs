@@ -1,6 +1,6 @@
 //! What both sides of the stories know.
 
-use rpc_core::rpc::{Ctx, Never, ServiceRef, Sink, Source};
+use rpc_core::rpc::{Code, Ctx, Never, Outcome, RpcError, ServiceRef, Sink, Source};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -13,6 +13,14 @@ pub(crate) const EXTRA: u64 = 64;
 /// A method's own error.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DivideByZero;
+
+/// Code and outcome of a stream that is failed on purpose.
+pub(crate) const ENOUGH: (Code, Outcome) = (Code::Forbidden, Outcome::Executed);
+
+/// The error of a stream that is failed on purpose.
+pub(crate) fn enough() -> RpcError {
+    RpcError::new(ENOUGH.0, ENOUGH.1, "enough")
+}
 
 /// What came with a call beside its body.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -14,7 +14,8 @@ use rpc_core::runtime::Runtime;
 use serde_bytes::ByteBuf;
 
 use super::bodies::{
-    DivideByZero, EXTRA, LARGE, MetadataClient, NotesClient, RefsClient, StreamsClient, counter_services,
+    DivideByZero, ENOUGH, EXTRA, LARGE, MetadataClient, NotesClient, RefsClient, StreamsClient,
+    counter_services,
 };
 use super::services::PlusOne;
 
@@ -172,13 +173,6 @@ async fn read(mut source: Source<u64>) -> (Vec<u64>, Option<RpcError>) {
     }
     (items, None)
 }
-
-/// The error of a stream that is failed on purpose.
-pub(crate) fn enough() -> RpcError {
-    RpcError::new(ENOUGH.0, ENOUGH.1, "enough")
-}
-
-const ENOUGH: (Code, Outcome) = (Code::Forbidden, Outcome::Executed);
 
 async fn notes(remote: &Remote, runtime: &Runtime) -> Result<(), Box<dyn Error>> {
     let notes = NotesClient::new(remote.clone());

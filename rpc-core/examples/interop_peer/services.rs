@@ -12,7 +12,7 @@ use serde_bytes::ByteBuf;
 
 use super::bodies::{
     Counter, CounterClient, DivideByZero, EXTRA, Metadata, MetadataClient, Notes, Refs, Shown, Streams,
-    counter_services, metadata_services, notes_services, refs_services, streams_services,
+    counter_services, enough, metadata_services, notes_services, refs_services, streams_services,
 };
 
 pub(crate) fn all() -> Services {
@@ -159,7 +159,7 @@ impl Streams for Everything {
         for number in 0..count {
             numbers.send(&number).await.map_err(text)?;
         }
-        numbers.fail(super::checks::enough());
+        numbers.fail(enough());
         Ok(())
     }
 
