@@ -14,6 +14,7 @@ pub(crate) mod envelope;
 pub mod error;
 mod error_body;
 mod exchange;
+mod explain;
 pub mod handle;
 pub mod interceptor;
 pub mod limits;

@@ -16,14 +16,14 @@ use serde::de::DeserializeOwned;
 use super::batch::Batch;
 use super::channel::{Channel, Reply};
 use super::error::{CallError, Code, Failure, MethodError, Outcome, RpcError};
-use super::exchange::{Exchange, Question};
+pub use super::exchange::TIMEOUT_DEFAULT;
+use super::exchange::{Exchange, Options, Question};
 use super::handle::{self, Arrival, Cargo};
-use super::meta::{IdempotencyKey, Meta, Trace};
+use super::meta::{IdempotencyKey, Trace};
 use super::path::{MethodId, Path};
 use super::schema::MethodSchema;
-use super::scope::Scope;
 use super::session::Session;
-use super::{codec, describe, envelope, notify};
+use super::{codec, envelope, explain, notify};
 use crate::endpoint::{CallId, Lane};
 use crate::runtime::{BoxFuture, Instant};
 
@@ -107,49 +107,6 @@ impl Remote {
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Remote({} at {:?})", self.channel.address(), self.path)
-    }
-}
-
-/// How long a call may take unless told otherwise.
-pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-
-/// How a call is made.
-#[derive(Clone, Debug)]
-pub(super) struct Options {
-    pub(super) timeout: Duration,
-    /// Instead of the timeout.
-    pub(super) deadline: Option<Instant>,
-    pub(super) lane: Lane,
-    pub(super) idempotent: bool,
-    pub(super) retry: bool,
-    pub(super) compress: Option<bool>,
-    detached: bool,
-    pub(super) meta: Option<Box<Meta>>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            timeout: TIMEOUT_DEFAULT,
-            deadline: None,
-            lane: Lane::Normal,
-            idempotent: false,
-            retry: true,
-            compress: None,
-            detached: false,
-            meta: None,
-        }
-    }
-}
-
-impl Options {
-    fn meta(&mut self) -> &mut Meta {
-        self.meta.get_or_insert_default()
-    }
-
-    /// The scope that a call is made in; called where the call is, not where it is polled.
-    fn scope(&self) -> Option<Scope> {
-        if self.detached { None } else { Scope::current() }
     }
 }
 
@@ -245,12 +202,6 @@ impl<R, E> Call<R, E> {
         self.schema = Some(schema);
         self
     }
-
-    /// Leaves an unreadable body unexplained: for the call that asks for the explanation.
-    pub(super) fn without_schema(mut self) -> Self {
-        self.schema = None;
-        self
-    }
 }
 
 impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static> IntoFuture for Call<R, E> {
@@ -326,7 +277,7 @@ impl<R: DeserializeOwned + Send + 'static, E: DeserializeOwned + Send + 'static>
         let Some(ours) = this.schema else { return Poll::Ready(Err(error.into())) };
         let (channel, method, name) = (Arc::clone(channel), this.method, Arc::clone(&this.name));
         let mut explained: BoxFuture<_> = Box::pin(async move {
-            let theirs = describe::schema_at(&channel, method).await;
+            let theirs = explain::schema_at(&channel, method).await;
             Err(error.explained(&name, ours, theirs.as_ref()).into())
         });
         let polled = explained.as_mut().poll(cx);

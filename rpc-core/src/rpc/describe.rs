@@ -9,12 +9,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::call::Remote;
-use super::channel::Channel;
 use super::context::Ctx;
 use super::error::Never;
 use super::limits::{Gate, GateSnapshot, Limits};
@@ -267,14 +264,4 @@ impl<C: Fn() -> Vec<(String, Method)> + Send + Sync + 'static> Reflection for Mi
         let schemas: Vec<_> = methods.into_iter().map(|(name, method)| (name, method.schema)).collect();
         Ok(schema::rules(&schemas))
     }
-}
-
-/// How long a caller waits to learn why it could not read an answer.
-const EXPLANATION_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What the peer behind `channel` has under the id `method`; none if it does not tell.
-pub(super) async fn schema_at(channel: &Arc<dyn Channel>, method: MethodId) -> Option<Schema> {
-    let asked = ReflectionClient::new(Remote::new(Arc::clone(channel))).method(method.0).without_schema();
-    let found = asked.timeout(EXPLANATION_TIMEOUT).await.ok()??;
-    Some(Schema { fingerprint: found.fingerprint, signature: found.signature })
 }

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::call::Options;
 use super::channel::{Answer, Attempt, Channel, Ticket};
 use super::error::{Code, Failure, Origin, Outcome, RpcError};
 use super::handle::Cargo;
@@ -24,7 +23,51 @@ use super::observe::{self, Called};
 use super::path::MethodId;
 use super::retry::RetryPolicy;
 use super::scope::Scope;
+use crate::endpoint::Lane;
 use crate::runtime::{BoxFuture, Instant};
+
+/// How long a call may take unless told otherwise.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// How a call is made.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) timeout: Duration,
+    /// Instead of the timeout.
+    pub(super) deadline: Option<Instant>,
+    pub(super) lane: Lane,
+    pub(super) idempotent: bool,
+    pub(super) retry: bool,
+    pub(super) compress: Option<bool>,
+    pub(super) detached: bool,
+    pub(super) meta: Option<Box<Meta>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeout: TIMEOUT_DEFAULT,
+            deadline: None,
+            lane: Lane::Normal,
+            idempotent: false,
+            retry: true,
+            compress: None,
+            detached: false,
+            meta: None,
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn meta(&mut self) -> &mut Meta {
+        self.meta.get_or_insert_default()
+    }
+
+    /// The scope that a call is made in; called where the call is, not where it is polled.
+    pub(super) fn scope(&self) -> Option<Scope> {
+        if self.detached { None } else { Scope::current() }
+    }
+}
 
 /// What is asked of a peer: the method and its name, the encoded request and what travels beside it.
 pub(super) struct Question {
