@@ -11,11 +11,11 @@ use super::Inner;
 use super::state::State;
 use super::waiting::Ended;
 use crate::endpoint::{ConnId, Form, LostReason, Request, SendError};
-use crate::rpc::channel::{Answer, Attempt, Channel, Reply, Ticket};
+use crate::rpc::channel::{Answer, Attempt, Channel, Interception, Reply, Ticket};
 use crate::rpc::envelope;
 use crate::rpc::error::Origin;
-use crate::rpc::policy::Policy;
-use crate::rpc::retry::Budget;
+use crate::rpc::metrics::CallCounters;
+use crate::rpc::retry::{Budget, RetryPolicy};
 use crate::rpc::session::Session;
 use crate::rpc::{Code, Failure, Outcome, RpcError, codec};
 use crate::runtime::{BoxFuture, Instant, Runtime};
@@ -88,8 +88,17 @@ impl Channel for Link {
         &self.inner.runtime
     }
 
-    fn policy(&self) -> Option<&Arc<Policy>> {
-        Some(&self.inner.policy)
+    fn interception(&self) -> Option<&dyn Interception> {
+        let interceptors = &self.inner.policy.interceptors;
+        if interceptors.is_empty() { None } else { Some(interceptors) }
+    }
+
+    fn retries(&self) -> RetryPolicy {
+        self.inner.policy.retries
+    }
+
+    fn counters(&self) -> Option<&CallCounters> {
+        Some(&self.inner.policy.counters)
     }
 
     fn budget(&self) -> Option<&Budget> {

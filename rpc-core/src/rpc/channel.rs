@@ -9,9 +9,9 @@ use bytes::Bytes;
 use super::error::{Failure, RpcError};
 use super::handle::Cargo;
 use super::meta::Meta;
+use super::metrics::CallCounters;
 use super::path::MethodId;
-use super::policy::Policy;
-use super::retry::Budget;
+use super::retry::{Budget, RetryPolicy};
 use super::session::Session;
 use crate::endpoint::{CallId, ConnId, Lane};
 use crate::runtime::{BoxFuture, Instant, Runtime};
@@ -44,8 +44,18 @@ pub trait Channel: Send + Sync + 'static {
     /// Time and randomness for the calls.
     fn runtime(&self) -> &Runtime;
 
-    /// What is done with all calls; the defaults if nothing is given.
-    fn policy(&self) -> Option<&Arc<Policy>> {
+    /// What stands around all calls, if anything does.
+    fn interception(&self) -> Option<&dyn Interception> {
+        None
+    }
+
+    /// When calls are tried again.
+    fn retries(&self) -> RetryPolicy {
+        RetryPolicy::default()
+    }
+
+    /// Where it is counted what became of errors, if anywhere.
+    fn counters(&self) -> Option<&CallCounters> {
         None
     }
 
@@ -60,6 +70,18 @@ pub trait Channel: Send + Sync + 'static {
         None
     }
 }
+
+/// What stands around the calls of a channel, and around each of their transmissions.
+pub trait Interception: Send + Sync {
+    /// Around a whole call, which is `next`.
+    fn call(&self, request: Attempt, next: Next) -> BoxFuture<Answer>;
+
+    /// Around one transmission, which is `next`.
+    fn attempt(&self, request: Attempt, next: Next) -> BoxFuture<Answer>;
+}
+
+/// What follows after an [`Interception`].
+pub type Next = Box<dyn FnOnce(Attempt) -> BoxFuture<Answer> + Send + Sync>;
 
 /// The answer to a transmission.
 #[derive(Clone, Debug)]

@@ -72,7 +72,7 @@ pub(crate) fn start(policy: &Policy, arrived: Arrived, cx: &mut Context<'_>) -> 
             Err(error) => refusal = Some(error),
         }
     }
-    let watch = observe::serving(&served, &ctx);
+    let watch = observe::serving(&served.name, ctx.call, ctx.address, ctx.trace());
     let compress = caller_inflates && served.method.policy.compress.unwrap_or(policy.compress);
     let record = Record { served, at, compress, watch };
     if let Some(error) = refusal {
@@ -138,13 +138,20 @@ pub(crate) fn guarded(
     ctx: Ctx,
     body: Bytes,
 ) -> BoxFuture<Execution> {
-    let next = NextServe { chain: Arc::clone(chain), at: 0, served: Arc::clone(served) };
+    let (chain, served) = (Arc::clone(chain), Arc::clone(served));
     // An interceptor's own first steps belong to the first poll as well.
-    Box::pin(async move { next.run(Incoming { ctx, body }).await })
+    Box::pin(async move {
+        if chain.is_empty() {
+            return behind_gates(served, ctx, body).await;
+        }
+        let method = Arc::clone(&served.name);
+        let last = Box::new(move |request: Incoming| behind_gates(served, request.ctx, request.body));
+        NextServe::new(chain, method, last).run(Incoming { ctx, body }).await
+    })
 }
 
 /// Passes the gates of the method, then runs its handler; behind an exclusive gate until the deadline at most.
-pub(super) fn behind_gates(served: Arc<Served>, mut ctx: Ctx, body: Bytes) -> BoxFuture<Execution> {
+fn behind_gates(served: Arc<Served>, mut ctx: Ctx, body: Bytes) -> BoxFuture<Execution> {
     if served.method.policy.gates().is_empty() {
         return (served.method.handler)(ctx, body);
     }
@@ -273,7 +280,7 @@ impl Ended {
         };
         let latency = now.saturating_since(at);
         served.metrics.on_end(end, latency);
-        watch.ended(&served, &answer, latency);
+        watch.ended(&served.metrics, &answer, latency);
         let (status, body) = match answer {
             Ok(body) => (status::OK, body),
             Err(Failure::Method(body)) => (status::METHOD_ERROR, body),

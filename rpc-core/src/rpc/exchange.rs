@@ -16,12 +16,10 @@ use bytes::Bytes;
 use super::channel::{Answer, Attempt, Channel, Ticket};
 use super::error::{Code, Failure, Origin, Outcome, RpcError};
 use super::handle::Cargo;
-use super::interceptor::{Interceptors, NextAttempt, NextCall};
 use super::meta::{HOPS_MAX, Meta, Trace};
 use super::metrics::CallCounters;
 use super::observe::{self, Called};
 use super::path::MethodId;
-use super::retry::RetryPolicy;
 use super::scope::Scope;
 use crate::endpoint::Lane;
 use crate::runtime::{BoxFuture, Instant};
@@ -126,7 +124,7 @@ impl Exchange {
         let retry = options.retry;
         let request = request(&*self.channel, question, options, deadline);
         let watched = observe::calling(self.channel.runtime(), &request);
-        if watched.is_none() && chain_of(&*self.channel).is_none() {
+        if watched.is_none() && self.channel.interception().is_none() {
             match self.channel.begin(&request, now, cx.waker()) {
                 Some(Ok(ticket)) => {
                     count(&*self.channel);
@@ -239,9 +237,14 @@ async fn in_scope(
 
 /// Makes a call, through the interceptors if there are any, and tells who watches how it ended.
 async fn watch(channel: Arc<dyn Channel>, request: Attempt, retry: bool, watched: Option<Called>) -> Answer {
-    let answer = match chain_of(&*channel).cloned() {
-        Some(chain) => NextCall { chain, at: 0, channel: Arc::clone(&channel), retry }.run(request).await,
-        None => repeat(Arc::clone(&channel), request, retry).await,
+    let repeated = Arc::clone(&channel);
+    let answer = match channel.interception() {
+        Some(around) => {
+            let next =
+                Box::new(move |request| -> BoxFuture<Answer> { Box::pin(repeat(repeated, request, retry)) });
+            around.call(request, next).await
+        }
+        None => repeat(repeated, request, retry).await,
     };
     if let Some(watched) = watched {
         watched.ended(channel.runtime(), channel.address(), &answer);
@@ -275,11 +278,6 @@ async fn unless_stopped(mut call: BoxFuture<Answer>, scope: &Scope) -> Answer {
     .await
 }
 
-/// The interceptors of a channel, if there are any.
-fn chain_of(channel: &dyn Channel) -> Option<&Interceptors> {
-    channel.policy().map(|policy| &policy.interceptors).filter(|chain| !chain.is_empty())
-}
-
 /// Counts a call towards the retries that its remote is good for.
 fn count(channel: &dyn Channel) {
     if let Some(budget) = channel.budget() {
@@ -290,7 +288,7 @@ fn count(channel: &dyn Channel) {
 /// Transmits a call until it ends: again after *not executed* if that may change, and after *unknown* if the call is
 /// idempotent; never past the deadline, and not more often than the remote's budget allows. The outcome of the last
 /// error is the worst over all transmissions.
-pub(super) async fn repeat(channel: Arc<dyn Channel>, request: Attempt, retry: bool) -> Answer {
+async fn repeat(channel: Arc<dyn Channel>, request: Attempt, retry: bool) -> Answer {
     count(&*channel);
     match attempt(&channel, request.clone()).await {
         Err(Failure::Rpc(error)) => repeat_after(channel, request, retry, error).await,
@@ -333,17 +331,14 @@ async fn repeat_after(
 /// The pause before the next try of a call; nothing if there is none.
 fn next_try(channel: &dyn Channel, request: &Attempt, retries: u32, error: &RpcError) -> Option<Duration> {
     let runtime = channel.runtime();
-    let counters = channel.policy().map(|policy| &policy.counters);
+    let counters = channel.counters();
     let count = |pick: fn(&CallCounters) -> &AtomicU64| {
         if let Some(counters) = counters {
             pick(counters).fetch_add(1, Ordering::Relaxed);
         }
     };
     let now = runtime.now();
-    let pause = channel
-        .policy()
-        .map_or_else(RetryPolicy::default, |policy| policy.retries)
-        .pause(retries, error, runtime);
+    let pause = channel.retries().pause(retries, error, runtime);
     if now + pause >= request.deadline {
         count(|counters| &counters.retries_past_deadline);
         return None;
@@ -357,8 +352,11 @@ fn next_try(channel: &dyn Channel, request: &Attempt, retries: u32, error: &RpcE
 }
 
 fn attempt(channel: &Arc<dyn Channel>, request: Attempt) -> BoxFuture<Answer> {
-    match chain_of(&**channel).cloned() {
-        Some(chain) => NextAttempt { chain, at: 0, channel: Arc::clone(channel) }.run(request),
+    match channel.interception() {
+        Some(around) => {
+            let channel = Arc::clone(channel);
+            around.attempt(request, Box::new(move |request| channel.attempt(request)))
+        }
         None => channel.attempt(request),
     }
 }

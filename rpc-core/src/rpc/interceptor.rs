@@ -16,11 +16,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use super::channel::Answer;
-use super::channel::{Attempt, Channel};
+use super::channel::{Attempt, Interception, Next};
 use super::context::Ctx;
 use super::error::Failure;
-use super::registry::Served;
-use super::{dispatch, exchange};
 use crate::runtime::BoxFuture;
 
 /// What a request ends in: the result, encoded, or why there is none.
@@ -47,6 +45,16 @@ pub trait Interceptor: Send + Sync + 'static {
 /// Interceptors in their order; shared by the calls that run.
 pub type Interceptors = Arc<[Arc<dyn Interceptor>]>;
 
+impl Interception for Interceptors {
+    fn call(&self, request: Attempt, next: Next) -> BoxFuture<Answer> {
+        NextCall { chain: Self::clone(self), at: 0, last: next }.run(request)
+    }
+
+    fn attempt(&self, request: Attempt, next: Next) -> BoxFuture<Answer> {
+        NextAttempt { chain: Self::clone(self), at: 0, last: next }.run(request)
+    }
+}
+
 /// A request that is to be executed.
 #[derive(Clone, Debug)]
 pub struct Incoming {
@@ -58,10 +66,9 @@ pub struct Incoming {
 
 /// What follows after an interceptor's [`Interceptor::call`].
 pub struct NextCall {
-    pub(super) chain: Interceptors,
-    pub(super) at: usize,
-    pub(super) channel: Arc<dyn Channel>,
-    pub(super) retry: bool,
+    chain: Interceptors,
+    at: usize,
+    last: Next,
 }
 
 impl NextCall {
@@ -72,16 +79,16 @@ impl NextCall {
                 self.at += 1;
                 interceptor.call(request, self)
             }
-            None => Box::pin(exchange::repeat(self.channel, request, self.retry)),
+            None => (self.last)(request),
         }
     }
 }
 
 /// What follows after an interceptor's [`Interceptor::attempt`].
 pub struct NextAttempt {
-    pub(super) chain: Interceptors,
-    pub(super) at: usize,
-    pub(super) channel: Arc<dyn Channel>,
+    chain: Interceptors,
+    at: usize,
+    last: Next,
 }
 
 impl NextAttempt {
@@ -92,22 +99,31 @@ impl NextAttempt {
                 self.at += 1;
                 interceptor.attempt(request, self)
             }
-            None => self.channel.attempt(request),
+            None => (self.last)(request),
         }
     }
 }
 
 /// What follows after an interceptor's [`Interceptor::serve`].
 pub struct NextServe {
-    pub(super) chain: Interceptors,
-    pub(super) at: usize,
-    pub(super) served: Arc<Served>,
+    chain: Interceptors,
+    at: usize,
+    method: Arc<str>,
+    last: Last,
 }
 
+/// The execution of a request, behind all interceptors.
+type Last = Box<dyn FnOnce(Incoming) -> BoxFuture<Execution> + Send + Sync>;
+
 impl NextServe {
+    /// All of `chain`, then `last`, for a request of `method`.
+    pub(super) const fn new(chain: Interceptors, method: Arc<str>, last: Last) -> Self {
+        Self { chain, at: 0, method, last }
+    }
+
     /// The full name of the method that is asked for; within a service that was passed, its name there.
     pub fn method(&self) -> &str {
-        &self.served.name
+        &self.method
     }
 
     /// Hands the request on.
@@ -117,7 +133,7 @@ impl NextServe {
                 self.at += 1;
                 interceptor.serve(request, self)
             }
-            None => dispatch::behind_gates(self.served, request.ctx, request.body),
+            None => (self.last)(request),
         }
     }
 }

@@ -113,7 +113,7 @@ impl MethodSnapshot {
 
 /// What was counted of the calls that a peer makes.
 #[derive(Debug, Default)]
-pub(crate) struct CallCounters {
+pub struct CallCounters {
     pub(crate) retries: AtomicU64,
     pub(crate) retries_over_budget: AtomicU64,
     pub(crate) retries_past_deadline: AtomicU64,

@@ -3,18 +3,19 @@
 //! Each call ends in one event on each side, with method, peer, trace, latency, code and outcome; a handler runs in a
 //! span that says the same. Nothing is computed for them, not even the time, where nobody listens.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tracing::span::Entered;
 use tracing::{Level, Span};
 
 use super::channel::{Answer, Attempt};
-use super::context::Ctx;
 use super::error::Failure;
-use super::interceptor::Execution;
 use super::meta::Trace;
-use super::registry::Served;
+use super::metrics::MethodMetrics;
+use crate::endpoint::CallId;
 use crate::runtime::{Instant, Runtime};
 
 /// The target of all events of calls.
@@ -29,18 +30,18 @@ pub(crate) struct Watch {
     span: Option<Box<Span>>,
 }
 
-/// Begins to watch a request, if anybody listens.
-pub(crate) fn serving(served: &Served, ctx: &Ctx) -> Watch {
+/// Begins to watch a request of `method` from `peer`, if anybody listens.
+pub(crate) fn serving(method: &str, call: CallId, peer: SocketAddr, trace: Option<&Trace>) -> Watch {
     if !is_watched() {
         return Watch { span: None };
     }
     let span = tracing::debug_span!(
         target: TARGET,
         "serve",
-        method = &*served.name,
-        request = ctx.call.0,
-        peer = %ctx.address,
-        trace = trace_id(ctx.trace()),
+        method,
+        request = call.0,
+        %peer,
+        trace = trace_id(trace),
     );
     Watch { span: Some(Box::new(span)) }
 }
@@ -52,7 +53,7 @@ impl Watch {
     }
 
     /// The request was answered.
-    pub(crate) fn ended(&self, served: &Served, answer: &Execution, latency: Duration) {
+    pub(crate) fn ended(&self, metrics: &MethodMetrics, answer: &Result<Bytes, Failure>, latency: Duration) {
         let Some(span) = &self.span else { return };
         let _in_span = span.enter();
         let (code, outcome) = verdict(answer);
@@ -61,7 +62,7 @@ impl Watch {
             latency_us = latency.as_micros() as u64,
             code,
             outcome,
-            in_flight = served.metrics.in_flight(),
+            in_flight = metrics.in_flight(),
             "served"
         );
     }
@@ -92,7 +93,7 @@ pub(super) fn calling(runtime: &Runtime, request: &Attempt) -> Option<Called> {
 
 impl Called {
     /// The call ended.
-    pub(super) fn ended(self, runtime: &Runtime, peer: std::net::SocketAddr, answer: &Answer) {
+    pub(super) fn ended(self, runtime: &Runtime, peer: SocketAddr, answer: &Answer) {
         let (code, outcome) = verdict(answer);
         tracing::debug!(
             target: TARGET,

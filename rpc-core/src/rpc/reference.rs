@@ -18,16 +18,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::call::Remote;
-use super::channel::{Answer, Attempt, Channel};
+use super::channel::{Answer, Attempt, Channel, Interception};
 use super::codec;
 use super::context::Ctx;
 use super::error::{Code, Failure, RpcError};
 use super::handle::{self, Carried, HandleId};
+use super::metrics::CallCounters;
 use super::notify::{self, NOTIFY};
 use super::path::MethodId;
-use super::policy::Policy;
 use super::registry::{NameCollision, Services, Table};
-use super::retry::Budget;
+use super::retry::{Budget, RetryPolicy};
 use super::session::Session;
 use crate::endpoint::ConnId;
 use crate::runtime::{BoxFuture, Runtime};
@@ -160,8 +160,16 @@ impl Channel for Import {
         Some(Arc::clone(&self.session))
     }
 
-    fn policy(&self) -> Option<&Arc<Policy>> {
-        self.session.channel().policy()
+    fn interception(&self) -> Option<&dyn Interception> {
+        self.session.channel().interception()
+    }
+
+    fn retries(&self) -> RetryPolicy {
+        self.session.channel().retries()
+    }
+
+    fn counters(&self) -> Option<&CallCounters> {
+        self.session.channel().counters()
     }
 
     fn budget(&self) -> Option<&Budget> {
