@@ -94,7 +94,8 @@ pub(crate) fn verdict_of(error: &KvError) -> Verdict {
         | KvError::Draining
         | KvError::NotMember { .. }
         | KvError::Deadline
-        | KvError::Disk { .. } => Verdict::Again { after: None, elsewhere: true },
+        | KvError::Disk { .. }
+        | KvError::DiskFull { .. } => Verdict::Again { after: None, elsewhere: true },
         KvError::TooLarge { .. }
         | KvError::EmptyKey
         | KvError::SessionExpired

@@ -131,6 +131,7 @@ impl Refusal {
                 KvError::Deadline => "deadline",
                 KvError::Denied { .. } => "denied",
                 KvError::Disk { .. } => "disk",
+                KvError::DiskFull { .. } => "disk_full",
                 KvError::Unknown => "unknown",
             },
         }

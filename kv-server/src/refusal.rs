@@ -21,6 +21,7 @@ pub(crate) fn of(refusal: Refusal, node: &Node<KvMachine>) -> KvError {
         Refusal::Draining => KvError::Draining,
         Refusal::NotMember => KvError::NotMember { phase: node.status().phase.to_string() },
         Refusal::Deadline => KvError::Deadline,
+        Refusal::DiskFull { free, reserve } => KvError::DiskFull { free, reserve },
     }
 }
 

@@ -94,7 +94,30 @@ pub trait Files: Send + Sync + 'static {
 
     /// Makes creations, renames and removals durable.
     fn sync_directory(&self) -> BoxFuture<io::Result<()>>;
+
+    /// What is left on the disk.
+    fn space(&self) -> io::Result<Space>;
 }
+
+/// Space on the file system that holds a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What this process may still write.
+    pub free: u64,
+    /// The size of the file system.
+    pub total: u64,
+}
+
+impl Space {
+    /// What is kept for what must go on when no more writes are taken (votes, entries of a leader with more space,
+    /// snapshots, the garbage of sled): 10 % of the file system, at most [`RESERVE_MAX`].
+    pub fn reserve(self) -> u64 {
+        (self.total / 10).min(RESERVE_MAX)
+    }
+}
+
+/// The most that is kept free, in bytes.
+pub const RESERVE_MAX: u64 = 1 << 30;
 
 /// The largest value that is put into a [`Store`], in bytes; what is larger goes in pieces under keys of their own,
 /// because sled moves a leaf that outgrows its segment into a file that it never syncs ([`real`]).

@@ -11,6 +11,7 @@ use rpc_core::runtime::Instant;
 use crate::command::Command;
 use crate::life::{Life, Running};
 use crate::machine::StateMachine;
+use crate::membership::transfer_leadership;
 use crate::network::Metrics;
 use crate::proposals::Proposals;
 use crate::status::Phase;
@@ -24,6 +25,7 @@ pub(crate) fn start<S: StateMachine>(life: &Arc<Life<S>>, proposals: &Arc<Propos
         runtime.spawn("report", report(Arc::clone(&life), running.metrics.clone()));
         runtime.spawn("found", found(Arc::clone(&life), running.clone(), Arc::clone(&proposals)));
         runtime.spawn("expire", expire(Arc::clone(&life), running.clone(), proposals));
+        runtime.spawn("space", watch_space(Arc::clone(&life), running.clone()));
         runtime.spawn("snapshot", build_snapshots(life, running));
     });
 }
@@ -115,6 +117,26 @@ async fn expire<S: StateMachine>(life: Arc<Life<S>>, running: Running<S>, propos
     }
 }
 
+/// Looks at the space on the disk. A leader whose disk is full takes no writes; so it lets somebody else lead, who may
+/// have more space, and tries that again only after a while: they may all be full.
+async fn watch_space<S: StateMachine>(life: Arc<Life<S>>, running: Running<S>) {
+    let mut handed_at: Option<Instant> = None;
+    loop {
+        let full = life.look_at_space();
+        let now = life.runtime.now();
+        if full && leads(&running) && handed_at.is_none_or(|at| now >= at + HAND_OVER_PAUSE) {
+            handed_at = Some(now);
+            match transfer_leadership(&life, &running, None, now + DUTY_TIMEOUT).await {
+                Ok(leader) => tracing::warn!(leader, "the disk is full: somebody else leads"),
+                Err(refusal) => tracing::warn!(%refusal, "the disk is full, and nobody else took the lead"),
+            }
+        }
+        if !life.pause(SPACE_INTERVAL).await {
+            return;
+        }
+    }
+}
+
 /// Builds a snapshot when the log has grown enough since the last one.
 async fn build_snapshots<S: StateMachine>(life: Arc<Life<S>>, running: Running<S>) {
     let trigger = &life.config.snapshots;
@@ -165,6 +187,10 @@ const FOUND_PAUSE: Duration = Duration::from_millis(2);
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
 /// Expire commands in one look; what is left is due at the next.
 const EXPIRE_ROUNDS_MAX: usize = 100;
+/// Between two looks at the space on the disk.
+const SPACE_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two attempts of a full leader to let somebody else lead.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(30);
 /// Between two looks at the log.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a snapshot may take before the log is looked at again.

@@ -14,7 +14,7 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use rpc_core::runtime::Runtime;
 
 use crate::config::NodeConfig;
-use crate::disk::Disk;
+use crate::disk::{Disk, Space};
 use crate::formation::{Formation, Introduction, Step};
 use crate::freshness::Freshness;
 use crate::host::Host;
@@ -43,6 +43,8 @@ pub(crate) struct Life<S: StateMachine> {
     pub(crate) replaced: tokio::sync::Mutex<Option<(u64, u64)>>,
     disk: Disk,
     log: LogStore,
+    /// The space on the disk while it is below the reserve.
+    shortage: Mutex<Option<Space>>,
     state: Mutex<State>,
     network: OnceLock<Arc<Network>>,
     running: OnceLock<Running<S>>,
@@ -111,6 +113,7 @@ impl<S: StateMachine> Life<S> {
             replaced: tokio::sync::Mutex::new(None),
             disk,
             log,
+            shortage: Mutex::new(None),
             state: Mutex::new(State { identity, formation }),
             network: OnceLock::new(),
             running: OnceLock::new(),
@@ -163,6 +166,32 @@ impl<S: StateMachine> Life<S> {
     /// Makes everything durable.
     pub(crate) async fn sync(&self) -> io::Result<()> {
         self.log.sync().await
+    }
+
+    /// The space on the disk as it was looked at last, if it is below the reserve.
+    pub(crate) fn shortage(&self) -> Option<Space> {
+        *self.shortage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the space on the disk; whether it is below the reserve.
+    pub(crate) fn look_at_space(&self) -> bool {
+        let shortage = match self.disk.files.space() {
+            Ok(space) => (space.free < space.reserve()).then_some(space),
+            Err(error) => {
+                tracing::warn!(%error, "the space on the disk is not known");
+                None
+            }
+        };
+        let mut before = self.shortage.lock().unwrap_or_else(PoisonError::into_inner);
+        match (*before, shortage) {
+            (None, Some(Space { free, .. })) => {
+                tracing::error!(free, "the disk is full: no writes are taken")
+            }
+            (Some(_), None) => tracing::info!("there is space on the disk again: writes are taken"),
+            _ => {}
+        }
+        *before = shortage;
+        shortage.is_some()
     }
 
     /// Bytes of log entries that were there at the start and that were appended since.

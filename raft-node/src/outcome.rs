@@ -78,6 +78,13 @@ pub enum Refusal {
     NotMember,
     /// The deadline passed before anything was proposed.
     Deadline,
+    /// The leader's disk is so full that it takes no writes; reads go on, and writes once there is space again.
+    DiskFull {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that are kept free.
+        reserve: u64,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -91,6 +98,9 @@ impl fmt::Display for Refusal {
             Self::Draining => f.write_str("node is stopping"),
             Self::NotMember => f.write_str("node is not part of a cluster yet"),
             Self::Deadline => f.write_str("deadline passed before anything was proposed"),
+            Self::DiskFull { free, reserve } => {
+                write!(f, "the leader's disk has {free} bytes left, of which {reserve} are kept free")
+            }
         }
     }
 }

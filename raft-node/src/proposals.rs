@@ -110,6 +110,10 @@ impl<S: StateMachine> Proposals<S> {
         if self.life.runtime.now() >= deadline {
             return Answer::Refused(Refusal::Deadline);
         }
+        // What settles or ends something may pass: it is small, and gives space back.
+        if let (Ask::Write { .. } | Ask::Open { .. }, Some(space)) = (ask, self.life.shortage()) {
+            return Answer::Refused(Refusal::DiskFull { free: space.free, reserve: space.reserve() });
+        }
         let Ok(bytes) = command(ask, self.life.runtime.wall_ms()).encode() else {
             return Answer::Refused(Refusal::TooLarge { size, max: self.life.config.limits.body_size_max });
         };

@@ -90,6 +90,16 @@ pub enum KvError {
         #[serde(rename = "w")]
         reason: String,
     },
+    /// Definite: the leader's disk is so full that it takes no writes. Reads go on, and writes once there is space.
+    #[serde(rename = "df")]
+    DiskFull {
+        /// Bytes that are free.
+        #[serde(rename = "f")]
+        free: u64,
+        /// Bytes that are kept free.
+        #[serde(rename = "r")]
+        reserve: u64,
+    },
     /// Not definite: the request may have taken effect, or may still do so, or may not.
     #[serde(rename = "u")]
     Unknown,
@@ -161,6 +171,12 @@ impl fmt::Display for KvError {
             Self::Deadline => f.write_str("the time was over before the request could be served"),
             Self::Denied { reason } => write!(f, "denied: {reason}"),
             Self::Disk { reason } => write!(f, "the node's disk failed: {reason}"),
+            Self::DiskFull { free, reserve } => {
+                write!(
+                    f,
+                    "the leader's disk is full: {free} bytes are left, of which {reserve} are kept free"
+                )
+            }
             Self::Unknown => f.write_str("the outcome is unknown"),
         }
     }

@@ -69,7 +69,9 @@ impl Exit {
     /// The exit of a request that was refused.
     pub(crate) fn of_refusal(refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::Node(KvError::TooLarge { .. } | KvError::EmptyKey) => Self::Limit,
+            Refusal::Node(KvError::TooLarge { .. } | KvError::EmptyKey | KvError::DiskFull { .. }) => {
+                Self::Limit
+            }
             Refusal::Node(KvError::Denied { .. }) => Self::Denied,
             Refusal::Node(KvError::Disk { .. }) => Self::Failure,
             Refusal::Node(_) | Refusal::Unreachable { .. } => Self::NotApplied,
@@ -98,6 +100,7 @@ mod tests {
             (refused(KvError::TooLarge { what: Limited::Value, size: 2, max: 1 }), 8),
             (refused(KvError::Denied { reason: String::new() }), 7),
             (refused(KvError::Disk { reason: String::new() }), 1),
+            (refused(KvError::DiskFull { free: 1, reserve: 2 }), 8),
         ];
         for (reason, code) in table {
             assert_eq!(Exit::of_reason(&reason).code(), code, "{reason:?}");

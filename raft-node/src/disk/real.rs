@@ -11,6 +11,7 @@
     reason = "this is the driver of the disk: opening needs a thread to fail in"
 )]
 
+mod ballast;
 mod mark;
 
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ use rpc_core::runtime::BoxFuture;
 
 use self::mark::{Mark, Marked};
 use super::plant::Plant;
-use super::{Disk, Files, KEY_SIZE_MAX, PIECE_SIZE_MAX, Store, check_item};
+use super::{Disk, Files, KEY_SIZE_MAX, PIECE_SIZE_MAX, Space, Store, check_item};
 
 /// Bytes of one segment of sled's log, a power of two. 8 MiB because of the index nodes: sled cuts a separator only to
 /// where two neighbours differ, so keys can be chosen such that each of them keeps its 4 KiB. The price: sled
@@ -69,6 +70,7 @@ pub fn open(folder: &Path) -> Result<Disk, OpenError> {
     let files = folder.join("files");
     fs::create_dir_all(&files).map_err(unusable)?;
     let (mark, syncs) = open_mark(folder, &db)?;
+    ballast::keep(folder, space(folder).map_err(unusable)?);
     // sled never syncs a directory: without this, all of it could be gone after a power cut.
     sync_new(&[&sled.join("db"), &sled.join("conf"), &sled, &files, folder]).map_err(unusable)?;
     for folder in made {
@@ -197,12 +199,23 @@ fn check_space(sled: &Path) -> Result<(), OpenError> {
             snapshot_size = snapshot_size.max(entry.metadata().map_err(unusable)?.len());
         }
     }
-    let space = rustix::fs::statvfs(sled).map_err(|error| unusable(error.into()))?;
-    let (free, needed) = (space.f_bavail.saturating_mul(space.f_frsize), snapshot_size + SPACE_MIN);
+    let needed = snapshot_size + SPACE_MIN;
+    let mut free = space(sled).map_err(unusable)?.free;
+    if free < needed {
+        // This is what it is there for.
+        ballast::drop(sled.parent().unwrap_or(sled)).map_err(unusable)?;
+        free = space(sled).map_err(unusable)?.free;
+    }
     if free < needed {
         return Err(OpenError::NoSpace { folder: sled.to_owned(), free, needed });
     }
     Ok(())
+}
+
+fn space(folder: &Path) -> io::Result<Space> {
+    let space = rustix::fs::statvfs(folder)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+    Ok(Space { free: bytes(space.f_bavail), total: bytes(space.f_blocks) })
 }
 
 /// Opens sled on a thread of its own: damaged data makes it panic.
@@ -524,5 +537,9 @@ impl Files for Directory {
     fn sync_directory(&self) -> BoxFuture<io::Result<()>> {
         let folder = self.folder.clone();
         Box::pin(async move { sync_new(&[&folder]) })
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        space(&self.folder)
     }
 }

@@ -14,10 +14,12 @@ use bytes::Bytes;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::{BoxFuture, Runtime};
 
-use super::{Disk, Files, Store, check_item};
+use super::{Disk, Files, Space, Store, check_item};
 
 /// Writes are torn at multiples of this.
 const SECTOR_SIZE: usize = 512;
+/// How large a disk says it is, in bytes.
+const DISK_SIZE: u64 = 100 << 30;
 
 /// How a simulated disk behaves.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +54,7 @@ struct State {
     failing_syncs: u32,
     /// Syncs of the store that completed, over all lives.
     sync_count: u64,
+    space: Space,
     store: StoreState,
     files: FilesState,
 }
@@ -115,6 +118,7 @@ impl SimDisk {
             poison: None,
             failing_syncs: 0,
             sync_count: 0,
+            space: Space { free: DISK_SIZE, total: DISK_SIZE },
             store: StoreState::default(),
             files: FilesState::default(),
         };
@@ -153,6 +157,11 @@ impl SimDisk {
     /// Lets the next `count` syncs fail; the first one poisons the disk until the node restarts.
     pub fn fail_syncs(&self, count: u32) {
         self.lock().failing_syncs = count;
+    }
+
+    /// Leaves so many bytes free. With none left, syncs fail as those of a full disk do.
+    pub fn set_free(&self, bytes: u64) {
+        self.lock().space.free = bytes.min(DISK_SIZE);
     }
 
     /// Operations on the store that a crash now could lose.
@@ -371,6 +380,10 @@ impl Handle {
                 state.poison = Some("a sync failed before: the disk cannot be trusted");
                 return Err(io::Error::other("sync failed (planned fault)"));
             }
+            if state.space.free == 0 {
+                state.poison = Some("a sync failed before: no space was left");
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left (planned fault)"));
+            }
             done(&mut state)?;
             drop(state);
             handle.trace("synced", what, &[], 0);
@@ -532,6 +545,10 @@ impl Files for Handle {
             state.files.directory_synced(count);
             Ok(())
         })
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        Ok(self.state()?.space)
     }
 }
 

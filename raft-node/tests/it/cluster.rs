@@ -124,6 +124,11 @@ impl Cluster {
         self.disks[&number].fail_syncs(1);
     }
 
+    /// Leaves so many bytes free on a node's disk; none at all makes its syncs fail.
+    pub(crate) fn set_free(&self, number: u64, bytes: u64) {
+        self.disks[&number].set_free(bytes);
+    }
+
     /// Cuts `number` off from all others, in both directions.
     pub(crate) fn isolate(&self, number: u64) {
         let cut = LinkPolicy { cut: true, ..LinkPolicy::default() };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kv_server::server::StartError;
 use raft_node::disk::real::OpenError;
@@ -61,11 +61,31 @@ impl fmt::Display for Exit {
                 write!(f, "cannot use the data folder {}: {error}", folder.display())
             }
             Self::KeyFile(error) => error.fmt(f),
+            Self::Disk(error @ OpenError::Damaged { folder, .. }) => {
+                write!(f, "{error}\n{}", Rebuild(folder))
+            }
             Self::Disk(error) => error.fmt(f),
+            Self::Start { folder, error: error @ StartError::Damaged(_) } => {
+                write!(f, "{error} ({})\n{}", folder.display(), Rebuild(folder))
+            }
             Self::Start { folder, error } => write!(f, "{error} ({})", folder.display()),
             Self::Fatal(reason) => write!(f, "stopped: {reason}"),
             Self::Interrupted(signal) => write!(f, "{signal} again: ended before everything was handed over"),
         }
+    }
+}
+
+/// What to do about a damaged data folder.
+struct Rebuild<'a>(&'a Path);
+
+impl fmt::Display for Rebuild<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let folder = self.0.display();
+        write!(
+            f,
+            "  Nothing of it is served. To rebuild it from the other nodes: set it aside (mv {folder} \
+             {folder}.damaged), start this node again as before, and type the line that it prints then"
+        )
     }
 }
 

@@ -1,11 +1,13 @@
 //! `kv-server run`: one node on a real machine, from its configuration to its exit code.
 
 use std::io::{IsTerminal, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kv_server::server::{Refused, Server};
-use raft_node::disk;
+use raft_node::disk::real::OpenError;
+use raft_node::disk::{self, Disk};
 use raft_node::resolver::SystemNames;
 use rpc_core::driver::system;
 use rpc_core::driver::udp::UdpSocket;
@@ -49,7 +51,14 @@ async fn run_node(runtime: Runtime, config: RunConfig) -> Result<(), Exit> {
     let RunConfig { server, listen, data, .. } = config;
     // The socket first: a taken port must leave no folder behind. Nothing is sent before the node knows who it is.
     let socket = UdpSocket::bind(listen).map_err(|error| Exit::Listen { address: listen, error })?;
-    let disk = disk::real::open(&data).map_err(Exit::Disk)?;
+    let disk = tokio::select! {
+        biased;
+        disk = open_disk(&runtime, &data) => disk?,
+        signal = signals.next() => {
+            tracing::info!(%signal, "stopped before there was space");
+            return Ok(());
+        }
+    };
     let names = Arc::new(SystemNames::new(runtime.clone(), listen));
     let id = server.node.id;
     let others = server.node.members.iter().filter(|(member, _)| *member != id);
@@ -74,6 +83,25 @@ async fn run_node(runtime: Runtime, config: RunConfig) -> Result<(), Exit> {
     tracing::info!(node_id = id, "stopped");
     Ok(())
 }
+
+/// Opens the data folder; as long as there is too little space to do it safely, waits for some.
+async fn open_disk(runtime: &Runtime, folder: &Path) -> Result<Disk, Exit> {
+    let mut told = false;
+    loop {
+        match disk::real::open(folder) {
+            Err(error @ OpenError::NoSpace { .. }) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!(%error, "waiting for space");
+                }
+            }
+            opened => return opened.map_err(Exit::Disk),
+        }
+        runtime.sleep(SPACE_PAUSE).await;
+    }
+}
+
+/// Between two looks at a disk that was too full to be opened.
+const SPACE_PAUSE: Duration = Duration::from_secs(2);
 
 /// Completes when standard input closes, if this node is supervised; else never.
 async fn orphaned(runtime: &Runtime, supervised: bool) {

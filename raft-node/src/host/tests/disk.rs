@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use rpc_core::runtime::BoxFuture;
 
-use crate::disk::{Disk, Files, PIECE_SIZE_MAX, Store};
+use crate::disk::{Disk, Files, PIECE_SIZE_MAX, Space, Store};
 
 #[derive(Clone, Default)]
 pub(super) struct TestDisk {
@@ -222,5 +222,9 @@ impl Files for TestDisk {
 
     fn sync_directory(&self) -> BoxFuture<io::Result<()>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        Ok(Space { free: u64::MAX, total: u64::MAX })
     }
 }
