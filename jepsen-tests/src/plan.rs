@@ -43,7 +43,9 @@ pub enum Fault {
     HealLinks,
     /// The nodes end at once; what was not synced may be lost where the cluster can lose it.
     Kill(Who),
-    /// All nodes that were killed start again.
+    /// The next sync of the nodes' disks fails, so that they must stop; what was not synced may be lost, writes torn.
+    FailSync(Who),
+    /// All nodes that were killed or had to stop start again.
     Restart,
     /// The nodes stand still.
     Pause(Who),
@@ -81,11 +83,13 @@ pub enum FaultKind {
     Kill,
     /// Nodes stopped for a while.
     Pause,
+    /// Disks whose sync fails: one, the leader's, a majority's, all.
+    Disk,
 }
 
 impl FaultKind {
     /// All kinds with their names.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Partition, "partition"),
         (Self::OneWay, "one-way"),
         (Self::Loss, "loss"),
@@ -94,11 +98,12 @@ impl FaultKind {
         (Self::Corrupt, "corrupt"),
         (Self::Kill, "kill"),
         (Self::Pause, "pause"),
+        (Self::Disk, "disk"),
     ];
 
     /// Whether this kind breaks links, not nodes.
     pub fn is_of_links(self) -> bool {
-        !matches!(self, Self::Kill | Self::Pause)
+        !matches!(self, Self::Kill | Self::Pause | Self::Disk)
     }
 
     /// Datagrams that faults of this kind hit; none for what breaks nodes.
@@ -109,7 +114,7 @@ impl FaultKind {
             Self::Duplicate => hits.duplicated,
             Self::Reorder => hits.delayed,
             Self::Corrupt => hits.corrupted + hits.truncated,
-            Self::Kill | Self::Pause => 0,
+            Self::Kill | Self::Pause | Self::Disk => 0,
         }
     }
 
@@ -137,6 +142,7 @@ impl FaultKind {
             }),
             Self::Kill => (Fault::Kill(Who::draw(nodes, random)), Fault::Restart),
             Self::Pause => (Fault::Pause(Who::draw(nodes, random)), Fault::Resume),
+            Self::Disk => (Fault::FailSync(Who::draw(nodes, random)), Fault::Restart),
         }
     }
 }
@@ -177,6 +183,7 @@ impl Fault {
             .collect(),
             Self::Kill(_) => vec![FaultKind::Kill],
             Self::Pause(_) => vec![FaultKind::Pause],
+            Self::FailSync(_) => vec![FaultKind::Disk],
             Self::HealLinks | Self::Restart | Self::Resume => Vec::new(),
         }
     }
@@ -189,6 +196,7 @@ impl Fault {
             Self::Links(_) => "links",
             Self::Kill(_) => "kill",
             Self::Pause(_) => "pause",
+            Self::FailSync(_) => "disk",
             Self::HealLinks | Self::Restart | Self::Resume => "heal",
         }
     }
@@ -197,7 +205,7 @@ impl Fault {
     pub fn ends(&self, word: &str) -> bool {
         match self {
             Self::HealLinks => matches!(word, "partition" | "one-way" | "links"),
-            Self::Restart => word == "kill",
+            Self::Restart => matches!(word, "kill" | "disk"),
             Self::Resume => word == "pause",
             _ => false,
         }
@@ -302,6 +310,7 @@ impl fmt::Display for Fault {
             Self::Kill(who) => write!(f, "kill {who}"),
             Self::Restart => f.write_str("restart"),
             Self::Pause(who) => write!(f, "pause {who}"),
+            Self::FailSync(who) => write!(f, "the next sync fails: {who}"),
             Self::Resume => f.write_str("resume"),
         }
     }

@@ -246,7 +246,7 @@ async fn break_things<C: Cluster>(
                     }
                 }
             }
-            Fault::Kill(_) | Fault::Pause(_) => {
+            Fault::Kill(_) | Fault::Pause(_) | Fault::FailSync(_) => {
                 kinds.into_iter().for_each(|kind| *effects.entry(kind).or_default() += 1);
             }
             _ => {}

@@ -256,7 +256,9 @@ impl Cluster for ComposeCluster {
                 self.state().links.add(fault, &nodes, leader);
                 self.cut().await
             }
-            Fault::Links(_) => Err(ClusterError(format!("containers have no fault for `{fault}`"))),
+            Fault::Links(_) | Fault::FailSync(_) => {
+                Err(ClusterError(format!("containers have no fault for `{fault}`")))
+            }
             Fault::HealLinks => {
                 self.state().links = LinkState::default();
                 self.cut().await

@@ -383,6 +383,7 @@ impl Cluster for ProcessCluster {
             Fault::Restart => self.restart().await,
             Fault::Pause(who) => self.pause(&who.resolve(&nodes, leader)).await,
             Fault::Resume => self.resume().await,
+            Fault::FailSync(_) => Err(ClusterError(format!("processes have no fault for `{fault}`"))),
         }
     }
 

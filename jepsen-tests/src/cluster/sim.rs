@@ -39,6 +39,10 @@ pub struct SimCluster {
 #[derive(Default)]
 struct State {
     dead: BTreeSet<u64>,
+    /// Nodes whose next sync fails.
+    failing: BTreeSet<u64>,
+    /// Nodes that stopped because of that.
+    failed: BTreeSet<u64>,
     paused: BTreeSet<u64>,
     cut: BTreeSet<(u64, u64)>,
     policy: Option<LinkPolicy>,
@@ -85,7 +89,12 @@ impl SimCluster {
                 }
                 Err(error) => error.to_string(),
             };
-            lock(&state).failures.push(format!("node {node}: {reason}"));
+            let mut state = lock(&state);
+            if state.failing.remove(&node) {
+                state.failed.insert(node);
+            } else {
+                state.failures.push(format!("node {node}: {reason}"));
+            }
         });
     }
 
@@ -117,7 +126,26 @@ impl SimCluster {
         }
     }
 
+    /// Lets the next sync of each of these nodes' disks fail.
+    fn fail_syncs(&self, nodes: &[u64]) {
+        for node in nodes {
+            let mut state = self.state();
+            if !state.dead.contains(node) && !state.failed.contains(node) {
+                state.failing.insert(*node);
+                self.disks[node].fail_syncs(1);
+            }
+        }
+    }
+
     fn restart(&self) {
+        let (failing, failed) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.failing), std::mem::take(&mut state.failed))
+        };
+        for node in failing {
+            self.disks[&node].fail_syncs(0);
+        }
+        self.kill(&failed.into_iter().collect::<Vec<_>>());
         let dead = std::mem::take(&mut self.state().dead);
         for node in dead {
             self.start_node(node);
@@ -194,6 +222,7 @@ impl Cluster for SimCluster {
                 self.set_links();
             }
             Fault::Kill(who) => self.kill(&who.resolve(&self.nodes, leader)),
+            Fault::FailSync(who) => self.fail_syncs(&who.resolve(&self.nodes, leader)),
             Fault::Restart => self.restart(),
             Fault::Pause(who) => {
                 for node in who.resolve(&self.nodes, leader) {

@@ -316,6 +316,9 @@ fn kinds(args: &Args) -> Result<Vec<FaultKind>, Refusal> {
     let mut kinds = args.faults.clone();
     kinds.sort_unstable();
     kinds.dedup();
+    if kinds.contains(&FaultKind::Disk) {
+        return Err(Refusal::usage("disks fail in `sim` only, and in `power`".to_owned()));
+    }
     for kind in &kinds {
         let is_made_by_engine =
             !kind.is_of_links() || matches!(kind, FaultKind::Partition | FaultKind::OneWay);
