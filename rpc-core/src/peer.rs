@@ -39,7 +39,7 @@ use crate::rpc::metrics::{CallSnapshot, MethodSnapshot};
 use crate::rpc::policy::Policy;
 use crate::rpc::registry::{NameCollision, Served, Table};
 use crate::rpc::retry::{Budgets, RetryPolicy};
-use crate::rpc::{Remote, Services, describe, session};
+use crate::rpc::{Remote, Services, describe, reserved};
 use crate::runtime::Runtime;
 use crate::security::Security;
 use crate::wire::close;
@@ -321,7 +321,7 @@ impl Builder {
             spin,
             state: Mutex::new(State::new(
                 endpoint,
-                Table::default().with(&services)?.with(&session::services())?,
+                Table::default().with(&services)?.with(&reserved::services())?,
             )),
             doorbell: Doorbell::default(),
             quiet: Notify::new(),

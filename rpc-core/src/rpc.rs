@@ -28,6 +28,7 @@ pub mod policy;
 mod recorded;
 pub mod reference;
 pub mod registry;
+pub(crate) mod reserved;
 pub mod retry;
 pub mod schema;
 pub mod scope;

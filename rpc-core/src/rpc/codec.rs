@@ -33,6 +33,9 @@ use self::write::Writer;
 /// The deepest nesting that is read.
 pub const DEPTH_MAX: usize = 64;
 
+/// The item null.
+pub(crate) const NULL_ITEM: &[u8] = &[0xf6];
+
 /// Encodes a body.
 ///
 /// # Errors

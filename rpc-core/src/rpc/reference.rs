@@ -14,17 +14,14 @@ use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::call::Remote;
 use super::channel::{Answer, Attempt, Channel, Interception};
 use super::codec;
-use super::context::Ctx;
-use super::error::{Code, Failure, RpcError};
+use super::error::{Code, RpcError};
 use super::handle::{self, Carried, HandleId};
 use super::metrics::CallCounters;
-use super::notify::{self, NOTIFY};
 use super::path::MethodId;
 use super::registry::{NameCollision, Services, Table};
 use super::retry::{Budget, RetryPolicy};
@@ -185,26 +182,3 @@ impl Drop for Import {
 
 /// Calls a method of a service that travelled.
 pub(crate) const CALL: &str = "@ref.call";
-
-/// Serves [`CALL`].
-pub(super) fn serve_call(ctx: Ctx, body: Bytes) -> BoxFuture<Result<Bytes, Failure>> {
-    let refused = |code, what: String| -> BoxFuture<Result<Bytes, Failure>> {
-        Box::pin(async move { Err(RpcError::not_executed(code, what).into()) })
-    };
-    let (id, method, body) = match codec::decode::<(HandleId, u32, Bytes)>(&body) {
-        Ok(request) => request,
-        Err(error) => return refused(Code::BadRequest, format!("call of a reference: {error}")),
-    };
-    let session = ctx.caller.session();
-    let table = session.as_ref().and_then(|session| session.service(id));
-    let (Some(session), Some(table)) = (session, table) else {
-        return refused(Code::MethodNotFound, format!("no service {id} on this connection"));
-    };
-    if MethodId(method) == MethodId::of(NOTIFY) {
-        return notify::serve_from(ctx, &body, |_, method| table.shared(method));
-    }
-    match table.shared(MethodId(method)) {
-        Some(served) => session.execute(&served, ctx, body),
-        None => refused(Code::MethodNotFound, format!("no method with id {method:#010x} at service {id}")),
-    }
-}

@@ -8,7 +8,6 @@
 //! @handle.claim  [* handle-id]   -> null   ; handles of an answer have been read
 //! ```
 
-mod serve;
 mod speak;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,7 +19,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-pub(crate) use self::serve::{NULL, services};
 use super::channel::Channel;
 use super::context::Ctx;
 use super::error::{Code, Outcome, RpcError};
@@ -46,13 +44,13 @@ pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 pub const NOTIFIED_MAX: usize = 1_024;
 
 /// Ids in one release or claim.
-const IDS_MAX: usize = 256;
+pub(super) const IDS_MAX: usize = 256;
 
-const CLAIM: &str = "@handle.claim";
-const RELEASE: &str = "@ref.release";
-const PUSH: &str = "@stream.push";
-const GRANT: &str = "@stream.grant";
-const STOP: &str = "@stream.stop";
+pub(super) const CLAIM: &str = "@handle.claim";
+pub(super) const RELEASE: &str = "@ref.release";
+pub(super) const PUSH: &str = "@stream.push";
+pub(super) const GRANT: &str = "@stream.grant";
+pub(super) const STOP: &str = "@stream.stop";
 
 /// What a session needs of the peer that has the connection.
 pub(crate) trait Host: Send + Sync + 'static {
@@ -106,7 +104,7 @@ impl State {
 }
 
 #[derive(Clone)]
-enum Entry {
+pub(super) enum Entry {
     Service(Arc<Table>),
     Inlet(Arc<Inlet>),
     Outlet(Arc<Outlet>),
@@ -328,16 +326,16 @@ impl Session {
     }
 
     /// Handles of answers that the peer has read.
-    fn on_claimed(&self, ids: &[HandleId]) {
+    pub(super) fn on_claimed(&self, ids: &[HandleId]) {
         self.lock().unclaimed.retain(|(_, id)| !ids.contains(id));
     }
 
-    fn entry(&self, id: HandleId) -> Option<Entry> {
+    pub(super) fn entry(&self, id: HandleId) -> Option<Entry> {
         let state = self.lock();
         state.passed.get(&id).or_else(|| state.received.get(&id)).cloned()
     }
 
-    fn forget(self: &Arc<Self>, id: HandleId) {
+    pub(super) fn forget(self: &Arc<Self>, id: HandleId) {
         let mut state = self.lock();
         let entry = state.passed.remove(&id).or_else(|| state.received.remove(&id));
         self.pump(state);

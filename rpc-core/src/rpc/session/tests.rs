@@ -38,7 +38,7 @@ impl Channel for Wire {
     fn attempt(&self, attempt: Attempt) -> BoxFuture<Result<Reply, Failure>> {
         self.said.lock().unwrap().push((attempt.method, attempt.body));
         let answer = match *self.manner.lock().unwrap() {
-            Manner::Done => Ok(Reply::from(Bytes::from_static(NULL))),
+            Manner::Done => Ok(Reply::from(Bytes::from_static(codec::NULL_ITEM))),
             Manner::Busy => Err(RpcError::not_executed(Code::ServerBusy, "later").into()),
             Manner::Refuses => Err(RpcError::not_executed(Code::MethodNotFound, "no stream").into()),
             Manner::Silent => return Box::pin(std::future::pending()),

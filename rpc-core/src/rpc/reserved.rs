@@ -1,26 +1,31 @@
-//! What a session is told by the one of the peer: the reserved methods.
+//! The reserved methods: what one peer is told by another about services, streams and notifications.
+
+mod notify;
+mod reference;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{CLAIM, Entry, GRANT, IDS_MAX, PUSH, RELEASE, STOP, Session};
-use crate::rpc::context::Ctx;
-use crate::rpc::error::{Code, Failure, Never, RpcError};
-use crate::rpc::handle::HandleId;
-use crate::rpc::policy::MethodPolicy;
-use crate::rpc::registry::{Method, Services};
-use crate::rpc::schema::MethodSchema;
-use crate::rpc::stream::{Push, Window, stopped};
-use crate::rpc::{codec, notify, reference};
+use super::codec;
+use super::context::Ctx;
+use super::error::{Code, Failure, Never, RpcError};
+use super::handle::HandleId;
+use super::notify::NOTIFY;
+use super::policy::MethodPolicy;
+use super::reference::CALL;
+use super::registry::{Method, Services};
+use super::schema::MethodSchema;
+use super::session::{CLAIM, Entry, GRANT, IDS_MAX, PUSH, RELEASE, STOP, Session};
+use super::stream::{Push, Window, stopped};
 use crate::runtime::BoxFuture;
 
 /// The methods by which two sessions speak to each other, for every peer.
 pub(crate) fn services() -> Services {
     Services::new()
-        .raw(reference::CALL, on_bodies::<(HandleId, u32, Bytes)>(reference::serve_call))
-        .raw(notify::NOTIFY, on_bodies::<(u32, Bytes)>(notify::serve))
+        .raw(CALL, on_bodies::<(HandleId, u32, Bytes)>(reference::serve))
+        .raw(NOTIFY, on_bodies::<(u32, Bytes)>(notify::serve))
         .raw(
             CLAIM,
             method(|session, ids: Vec<HandleId>| {
@@ -92,7 +97,7 @@ fn method<Q: DeserializeOwned + 'static>(work: fn(&Arc<Session>, Q) -> Result<()
             }
             (Err(error), _) => Err(RpcError::not_executed(Code::BadRequest, error.to_string())),
         };
-        let answer = answer.map(|()| Bytes::from_static(NULL)).map_err(Failure::from);
+        let answer = answer.map(|()| Bytes::from_static(codec::NULL_ITEM)).map_err(Failure::from);
         Box::pin(async move { answer })
     };
     Method {
@@ -109,9 +114,6 @@ fn check(ids: &[HandleId]) -> Result<(), RpcError> {
     }
     Err(RpcError::not_executed(Code::BadRequest, format!("more than {IDS_MAX} handles in one message")))
 }
-
-/// CBOR null.
-pub(crate) const NULL: &[u8] = &[0xf6];
 
 fn no_stream(id: HandleId) -> RpcError {
     RpcError::not_executed(Code::MethodNotFound, format!("no stream {id} on this connection"))
