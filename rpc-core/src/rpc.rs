@@ -34,6 +34,7 @@ pub mod schema;
 pub mod scope;
 pub mod session;
 pub mod stream;
+mod window;
 
 pub use batch::Batch;
 pub use call::{Call, Calling, Remote};
