@@ -14,9 +14,9 @@ use crate::endpoint::{ConnId, Form, LostReason, Request, SendError};
 use crate::rpc::channel::{Answer, Attempt, Channel, Interception, Reply, Ticket};
 use crate::rpc::envelope;
 use crate::rpc::error::Origin;
+use crate::rpc::handle::Carrier;
 use crate::rpc::metrics::CallCounters;
 use crate::rpc::retry::{Budget, RetryPolicy};
-use crate::rpc::session::Session;
 use crate::rpc::{Code, Failure, Outcome, RpcError, codec};
 use crate::runtime::{BoxFuture, Instant, Runtime};
 use crate::wire::{close, status};
@@ -105,12 +105,12 @@ impl Channel for Link {
         Some(self.budget.get_or_init(|| self.inner.budgets.of(self.address())))
     }
 
-    fn session(&self, connection: Option<ConnId>) -> Option<Arc<Session>> {
+    fn carrier(&self, connection: Option<ConnId>) -> Option<Carrier> {
         let conn = match self.target {
             Target::Connection { conn, .. } => conn,
             Target::Address(_) => connection?,
         };
-        self.inner.lock().session(&self.inner, conn)
+        Some(self.inner.lock().session(&self.inner, conn)?.carrier())
     }
 }
 
@@ -221,9 +221,9 @@ impl Drop for OpenCall {
 
 /// Takes back what a call carried that did not succeed.
 fn take_back(ticket: &mut Ticket) {
-    if let Some((session, cargo)) = ticket.passed.take() {
+    if let Some((carrier, cargo)) = ticket.passed.take() {
         let what = "the call that carried it did not succeed";
-        session.detach(ticket.call, false, &cargo, &RpcError::new(Code::Aborted, Outcome::Unknown, what));
+        carrier.0.detach(ticket.call, false, &cargo, &RpcError::new(Code::Aborted, Outcome::Unknown, what));
     }
 }
 

@@ -10,7 +10,7 @@ use super::state::State;
 use crate::endpoint::{CallId, ConnId, LostReason};
 use crate::rpc::context::Ctx;
 use crate::rpc::dispatch;
-use crate::rpc::handle::Cargo;
+use crate::rpc::handle::{Cargo, Carrier};
 use crate::rpc::interceptor::Execution;
 use crate::rpc::registry::Served;
 use crate::rpc::session::{Host, Session};
@@ -70,14 +70,14 @@ impl State {
         conn: ConnId,
         call: CallId,
         cargo: Cargo,
-    ) -> Result<Option<(Arc<Session>, Cargo)>, RpcError> {
+    ) -> Result<Option<(Carrier, Cargo)>, RpcError> {
         if cargo.is_empty() {
             return Ok(None);
         }
         let lost = || RpcError::not_executed(Code::ConnectionLost, "the connection is lost");
         let session = self.session(inner, conn).ok_or_else(lost)?;
         session.attach(call, false, &cargo)?;
-        Ok(Some((session, cargo)))
+        Ok(Some((session.carrier(), cargo)))
     }
 
     /// Puts the session of a connection that is lost aside, for [`end`].

@@ -18,11 +18,10 @@ use super::channel::{Channel, Reply};
 use super::error::{CallError, Code, Failure, MethodError, Outcome, RpcError};
 pub use super::exchange::TIMEOUT_DEFAULT;
 use super::exchange::{Exchange, Options, Question};
-use super::handle::{self, Arrival, Cargo};
+use super::handle::{self, Arrival, Cargo, Carrier};
 use super::meta::{IdempotencyKey, Trace};
 use super::path::{MethodId, Path};
 use super::schema::MethodSchema;
-use super::session::Session;
 use super::{codec, envelope, explain, notify};
 use crate::endpoint::{CallId, Lane};
 use crate::runtime::{BoxFuture, Instant};
@@ -52,13 +51,13 @@ impl Remote {
     }
 
     /// What travels beside the bodies of the one connection behind this remote.
-    pub(crate) fn session(&self) -> Option<Arc<Session>> {
-        self.channel.session(None)
+    pub(crate) fn carrier(&self) -> Option<Carrier> {
+        self.channel.carrier(None)
     }
 
     /// By what a request of the peer behind this remote came.
     pub(crate) fn arrival(&self, call: CallId) -> Arrival {
-        Arrival { channel: Arc::clone(&self.channel), connection: None, call, answer: false }
+        Arrival { carrier: self.carrier(), call, answer: false }
     }
 
     /// Builds a call of `method` at this path; awaiting it sends it.
@@ -364,7 +363,6 @@ fn read<R: DeserializeOwned + 'static>(
     reply: &Reply,
 ) -> Result<R, codec::CodecError> {
     let Some((connection, call)) = reply.came_by else { return codec::decode_shared(&reply.body) };
-    let arrival =
-        || Arrival { channel: Arc::clone(channel), connection: Some(connection), call, answer: true };
+    let arrival = || Arrival { carrier: channel.carrier(Some(connection)), call, answer: true };
     handle::bind(arrival, || codec::decode_shared(&reply.body))
 }

@@ -7,12 +7,11 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::error::{Failure, RpcError};
-use super::handle::Cargo;
+use super::handle::{Cargo, Carrier};
 use super::meta::Meta;
 use super::metrics::CallCounters;
 use super::path::MethodId;
 use super::retry::{Budget, RetryPolicy};
-use super::session::Session;
 use crate::endpoint::{CallId, ConnId, Lane};
 use crate::runtime::{BoxFuture, Instant, Runtime};
 
@@ -66,7 +65,7 @@ pub trait Channel: Send + Sync + 'static {
 
     /// What travels beside the bodies of `connection`, or, for a channel that has only one connection, of that one.
     /// `None` where nothing can: services and streams in a body then lead nowhere.
-    fn session(&self, _connection: Option<ConnId>) -> Option<Arc<Session>> {
+    fn carrier(&self, _connection: Option<ConnId>) -> Option<Carrier> {
         None
     }
 }
@@ -128,5 +127,5 @@ pub struct Ticket {
     pub(crate) conn: ConnId,
     pub(crate) call: CallId,
     /// What it carries, to be taken back if it does not succeed.
-    pub(crate) passed: Option<(Arc<Session>, Cargo)>,
+    pub(crate) passed: Option<(Carrier, Cargo)>,
 }

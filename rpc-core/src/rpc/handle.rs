@@ -2,7 +2,7 @@
 //!
 //! A handle in a body is a small CBOR array; what it stands for travels beside the body, as a file descriptor travels
 //! beside the bytes on a Unix socket. While a body is encoded, handles put what they stand for into a [`Cargo`]; the
-//! transmission enters it into the table of its connection ([`Session`]), under the number of the call that carries
+//! transmission enters it into the table of its connection (its [`Carrier`]), under the number of the call that carries
 //! it. While a body is decoded, handles find the connection that it came by, and are live from then on.
 //!
 //! ```text
@@ -24,6 +24,7 @@
 //!
 //! [`CLAIM_TIMEOUT`]: super::session::CLAIM_TIMEOUT
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
@@ -32,11 +33,9 @@ use std::sync::Arc;
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::channel::Channel;
-use super::registry::Table;
-use super::session::Session;
-use super::stream::{Inlet, Outlet, Window};
-use crate::endpoint::{CallId, ConnId};
+use super::error::RpcError;
+use super::window::Window;
+use crate::endpoint::CallId;
 
 /// Handles in one body; an encoder refuses more.
 pub const HANDLES_PER_BODY_MAX: usize = 32;
@@ -59,15 +58,65 @@ impl fmt::Display for HandleId {
     }
 }
 
-/// What a handle in an encoded body stands for.
-#[derive(Clone, Debug)]
-pub(crate) enum Carried {
+/// What a handle in an encoded body stands for: a service of this side, or the end of a stream that stays.
+pub(crate) trait Carried: Any + fmt::Debug + Send + Sync {
+    /// What is written for it.
+    fn kind(&self) -> Kind;
+
+    /// It goes over this connection, as `id`. False when it has gone elsewhere before.
+    fn attach(&self, carrier: &Carrier, id: HandleId) -> bool;
+
+    /// The connection is lost to it, because of `error`.
+    fn detach(&self, error: &RpcError);
+
+    /// Nothing carries it any more: what found no connection never will.
+    fn strand(&self);
+}
+
+/// What a handle is written as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
     /// A service of this side.
-    Service(Arc<Table>),
+    Service,
     /// The producing end went; the consuming one is here.
-    Sink(Arc<Inlet>),
+    Sink(Window),
     /// The consuming end went; the producing one is here.
-    Source(Arc<Outlet>),
+    Source(Window),
+}
+
+/// A connection as the handles in bodies see it: it keeps what they stand for. Cheap to clone.
+#[derive(Clone)]
+pub struct Carrier(pub(crate) Arc<dyn Carry>);
+
+/// What keeps the handles of a connection.
+pub(crate) trait Carry: Any + Send + Sync {
+    /// Enters what a message of this side carries. Nothing stays entered when it fails.
+    ///
+    /// # Errors
+    /// SERVER_BUSY above the number of handles that a connection may have; ABORTED for a stream that is already
+    /// somewhere else; both not executed.
+    fn attach(self: Arc<Self>, call: CallId, answer: bool, cargo: &Cargo) -> Result<(), RpcError>;
+
+    /// Takes back what a call carried that failed.
+    fn detach(&self, call: CallId, answer: bool, cargo: &Cargo, error: &RpcError);
+
+    /// Enters what stands here for a handle that the peer passed.
+    ///
+    /// # Errors
+    /// When the connection is lost, has too many handles, or has this one already.
+    fn import(&self, id: HandleId, end: Arc<dyn Carried>) -> Result<(), &'static str>;
+
+    /// The handles of an answer have been read.
+    fn claim(self: Arc<Self>, ids: Vec<HandleId>);
+
+    /// The stream `id` may have something to say.
+    fn stir(self: Arc<Self>, id: HandleId);
+}
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Carrier")
+    }
 }
 
 /// What travels beside an encoded body. Cheap to clone; empty for most.
@@ -75,10 +124,10 @@ pub(crate) enum Carried {
 pub struct Cargo(Option<Arc<Load>>);
 
 #[derive(Debug)]
-struct Load(Vec<Carried>);
+struct Load(Vec<Arc<dyn Carried>>);
 
 impl Cargo {
-    fn new(carried: Vec<Carried>) -> Self {
+    fn new(carried: Vec<Arc<dyn Carried>>) -> Self {
         Self((!carried.is_empty()).then(|| Arc::new(Load(carried))))
     }
 
@@ -88,7 +137,7 @@ impl Cargo {
     }
 
     /// What the handles stand for, by their index.
-    pub(crate) fn carried(&self) -> &[Carried] {
+    pub(crate) fn carried(&self) -> &[Arc<dyn Carried>] {
         self.0.as_ref().map_or(&[], |load| &load.0)
     }
 }
@@ -97,11 +146,7 @@ impl Drop for Load {
     fn drop(&mut self) {
         // What found no connection never will: its other end hears of it.
         for carried in &self.0 {
-            match carried {
-                Carried::Service(_) => {}
-                Carried::Sink(inlet) => inlet.strand(),
-                Carried::Source(outlet) => outlet.strand(),
-            }
+            carried.strand();
         }
     }
 }
@@ -109,9 +154,8 @@ impl Drop for Load {
 /// The connection and the message that a body came by.
 #[derive(Clone)]
 pub(crate) struct Arrival {
-    pub(crate) channel: Arc<dyn Channel>,
-    /// `None` when the channel has only one.
-    pub(crate) connection: Option<ConnId>,
+    /// `None` where handles lead nowhere.
+    pub(crate) carrier: Option<Carrier>,
     pub(crate) call: CallId,
     pub(crate) answer: bool,
 }
@@ -145,12 +189,12 @@ pub(crate) fn bind<T, E>(
 }
 
 /// Writes a handle on `carried`, with the credits of a stream.
-pub(crate) fn encode<S: Serializer>(serializer: S, carried: Carried) -> Result<S::Ok, S::Error> {
+pub(crate) fn encode<S: Serializer>(serializer: S, carried: Arc<dyn Carried>) -> Result<S::Ok, S::Error> {
     use serde::ser::Error;
-    let (kind, window) = match &carried {
-        Carried::Service(_) => (SERVICE, None),
-        Carried::Sink(inlet) => (SINK, Some(inlet.window())),
-        Carried::Source(outlet) => (SOURCE, Some(outlet.window())),
+    let (kind, window) = match carried.kind() {
+        Kind::Service => (SERVICE, None),
+        Kind::Sink(window) => (SINK, Some(window)),
+        Kind::Source(window) => (SOURCE, Some(window)),
     };
     let index = match MODE.get() {
         Mode::Encode { count } if usize::from(count) < HANDLES_PER_BODY_MAX => {
@@ -171,7 +215,7 @@ pub(crate) fn encode<S: Serializer>(serializer: S, carried: Carried) -> Result<S
 /// A handle that was read.
 pub(crate) struct Read {
     /// Where it is live; `None` outside of a call.
-    pub(crate) bound: Option<(Arc<Session>, HandleId)>,
+    pub(crate) bound: Option<(Carrier, HandleId)>,
     /// The credits of a stream.
     pub(crate) window: Window,
 }
@@ -187,13 +231,10 @@ fn decode<'de, D: Deserializer<'de>>(deserializer: D, kind: u8) -> Result<Read, 
         return Err(D::Error::custom(format!("{} where {} was expected", name_of(raw.kind), name_of(kind))));
     }
     let bind = |binding: &mut Option<Binding>| {
-        let Binding { arrival, session, claims } = binding.as_mut()?;
-        if session.is_none() {
-            *session = arrival.channel.session(arrival.connection);
-        }
+        let Binding { arrival, claims } = binding.as_mut()?;
         let id = HandleId::new(arrival.call, arrival.answer, raw.index);
         claims.push(id);
-        session.as_ref().map(|session| (Arc::clone(session), id))
+        arrival.carrier.clone().map(|carrier| (carrier, id))
     };
     Ok(Read { bound: BINDING.with_borrow_mut(bind), window: raw.window })
 }
@@ -283,14 +324,13 @@ impl Mode {
 /// What the handles of a body are bound to.
 struct Binding {
     arrival: Arrival,
-    session: Option<Arc<Session>>,
     claims: Vec<HandleId>,
 }
 
 // The first is looked at for each body, the others only where one holds handles.
 thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Nothing) };
-    static CARRIED: RefCell<Vec<Carried>> = const { RefCell::new(Vec::new()) };
+    static CARRIED: RefCell<Vec<Arc<dyn Carried>>> = const { RefCell::new(Vec::new()) };
     static BINDING: RefCell<Option<Binding>> = const { RefCell::new(None) };
 }
 
@@ -310,7 +350,7 @@ impl Entered {
 
     /// Takes what the handles of the body stand for.
     #[inline]
-    fn carried(&self) -> Vec<Carried> {
+    fn carried(&self) -> Vec<Arc<dyn Carried>> {
         match MODE.get() {
             Mode::ENCODE => Vec::new(),
             Mode::Encode { count } => {
@@ -341,16 +381,17 @@ struct Bound {
 
 impl Bound {
     fn new(arrival: Arrival) -> Self {
-        let binding = Binding { arrival, session: None, claims: Vec::new() };
+        let binding = Binding { arrival, claims: Vec::new() };
         Self { previous: BINDING.replace(Some(binding)), _entered: Entered::new(Mode::Bind) }
     }
 
     /// Claims the handles that an answer held.
     fn claim(self) {
-        if let Some(Binding { arrival: Arrival { answer: true, .. }, session: Some(session), claims }) =
-            BINDING.take()
+        let Some(Binding { arrival, claims }) = BINDING.take() else { return };
+        if let Arrival { answer: true, carrier: Some(carrier), .. } = arrival
+            && !claims.is_empty()
         {
-            session.claim(claims);
+            carrier.0.claim(claims);
         }
     }
 }

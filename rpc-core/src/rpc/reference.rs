@@ -20,7 +20,7 @@ use super::call::Remote;
 use super::channel::{Answer, Attempt, Channel, Interception};
 use super::codec;
 use super::error::{Code, RpcError};
-use super::handle::{self, Carried, HandleId};
+use super::handle::{self, Carrier, HandleId};
 use super::metrics::CallCounters;
 use super::path::MethodId;
 use super::registry::{NameCollision, Services, Table};
@@ -107,7 +107,7 @@ impl<C> Serialize for ServiceRef<C> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::Error;
         match &self.place {
-            Place::Here(table) => handle::encode(serializer, Carried::Service(Arc::clone(table))),
+            Place::Here(table) => handle::encode(serializer, Arc::<Table>::clone(table)),
             _ => Err(S::Error::custom(
                 "a peer's service cannot travel on: pass a service of your own that calls it",
             )),
@@ -118,7 +118,8 @@ impl<C> Serialize for ServiceRef<C> {
 impl<'de, C> Deserialize<'de> for ServiceRef<C> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let read = handle::decode_service(deserializer)?;
-        let place = read.bound.map_or(Place::Nowhere, |(session, id)| {
+        let bound = read.bound.and_then(|(carrier, id)| Some((Session::of(carrier)?, id)));
+        let place = bound.map_or(Place::Nowhere, |(session, id)| {
             session.hold();
             Place::There(Remote::new(Arc::new(Import { session, id })))
         });
@@ -153,8 +154,8 @@ impl Channel for Import {
         self.session.channel().runtime()
     }
 
-    fn session(&self, _: Option<ConnId>) -> Option<Arc<Session>> {
-        Some(Arc::clone(&self.session))
+    fn carrier(&self, _: Option<ConnId>) -> Option<Carrier> {
+        Some(self.session.carrier())
     }
 
     fn interception(&self) -> Option<&dyn Interception> {

@@ -11,12 +11,13 @@ use serde::de::DeserializeOwned;
 
 use super::context::{Caller, Ctx};
 use super::error::{Code, Failure, HandlerError, Outcome, RpcError};
+use super::handle::{self, Carried, Carrier, HandleId, Kind};
 use super::limits::{Gate, GateSnapshot};
 use super::metrics::MethodMetrics;
 use super::path::MethodId;
 use super::policy::MethodPolicy;
 use super::schema::{MethodSchema, Schema};
-use super::{codec, envelope, handle};
+use super::{codec, envelope};
 use crate::endpoint::CallId;
 use crate::runtime::BoxFuture;
 
@@ -209,6 +210,20 @@ impl fmt::Debug for Table {
     }
 }
 
+impl Carried for Table {
+    fn kind(&self) -> Kind {
+        Kind::Service
+    }
+
+    fn attach(&self, _: &Carrier, _: HandleId) -> bool {
+        true
+    }
+
+    fn detach(&self, _: &RpcError) {}
+
+    fn strand(&self) {}
+}
+
 /// A method that is served.
 pub(crate) struct Served {
     pub(crate) id: MethodId,
@@ -343,9 +358,10 @@ fn encode_answer<R: Serialize, E: HandlerError>(
             let (body, cargo) = handle::collect(|| codec::encode(&result));
             let body = body.map_err(failed)?;
             if !cargo.is_empty()
-                && let Some(session) = from.caller.session()
+                && let Some(carrier) = from.caller.carrier()
             {
-                session
+                carrier
+                    .0
                     .attach(call, true, &cargo)
                     .map_err(|error| RpcError { outcome: Outcome::Unknown, ..error })?;
             }

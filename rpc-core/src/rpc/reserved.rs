@@ -15,10 +15,10 @@ use super::handle::HandleId;
 use super::notify::NOTIFY;
 use super::policy::MethodPolicy;
 use super::reference::CALL;
-use super::registry::{Method, Services};
+use super::registry::{Method, Services, Table};
 use super::schema::MethodSchema;
-use super::session::{CLAIM, Entry, GRANT, IDS_MAX, PUSH, RELEASE, STOP, Session};
-use super::stream::{Push, Window, stopped};
+use super::session::{CLAIM, GRANT, IDS_MAX, PUSH, RELEASE, STOP, Session};
+use super::stream::{Inlet, Outlet, Push, Window, stopped};
 use crate::runtime::BoxFuture;
 
 /// The methods by which two sessions speak to each other, for every peer.
@@ -40,7 +40,7 @@ pub(crate) fn services() -> Services {
                 check(&ids)?;
                 session.on_claimed(&ids);
                 for id in ids {
-                    if session.service(id).is_some() {
+                    if session.find::<Table>(id).is_some() {
                         session.forget(id);
                     }
                 }
@@ -50,7 +50,7 @@ pub(crate) fn services() -> Services {
         .raw(
             PUSH,
             method(|session, (id, first, count, items, last, error): PushBody| {
-                let Some(Entry::Inlet(inlet)) = session.entry(id) else { return Err(no_stream(id)) };
+                let Some(inlet) = session.find::<Inlet>(id) else { return Err(no_stream(id)) };
                 let push = Push { first, count, items, end: last.then_some(error) };
                 let pushed = inlet.push(push);
                 if !matches!(pushed, Ok(false)) {
@@ -62,7 +62,7 @@ pub(crate) fn services() -> Services {
         .raw(
             GRANT,
             method(|session, (id, items, bytes)| {
-                let Some(Entry::Outlet(outlet)) = session.entry(id) else { return Err(no_stream(id)) };
+                let Some(outlet) = session.find::<Outlet>(id) else { return Err(no_stream(id)) };
                 outlet.grant(Window { items, bytes });
                 Ok(())
             }),
@@ -70,7 +70,7 @@ pub(crate) fn services() -> Services {
         .raw(
             STOP,
             method(|session, (id,)| {
-                let Some(Entry::Outlet(outlet)) = session.entry(id) else { return Err(no_stream(id)) };
+                let Some(outlet) = session.find::<Outlet>(id) else { return Err(no_stream(id)) };
                 outlet.fail(stopped());
                 session.forget(id);
                 Ok(())
@@ -90,7 +90,7 @@ fn on_bodies<Q: DeserializeOwned>(serve: fn(Ctx, Bytes) -> BoxFuture<Result<Byte
 /// A method that does its work on the session at once.
 fn method<Q: DeserializeOwned + 'static>(work: fn(&Arc<Session>, Q) -> Result<(), RpcError>) -> Method {
     let handler = move |ctx: Ctx, body: Bytes| -> BoxFuture<Result<Bytes, Failure>> {
-        let answer = match (codec::decode(&body), ctx.caller.session()) {
+        let answer = match (codec::decode(&body), Session::of_caller(&ctx)) {
             (Ok(request), Some(session)) => work(&session, request),
             (Ok(_), None) => {
                 Err(RpcError::not_executed(Code::ConnectionLost, "no session on this connection"))

@@ -10,6 +10,7 @@
 
 mod speak;
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,11 +23,10 @@ use tokio::sync::Notify;
 use super::channel::Channel;
 use super::context::Ctx;
 use super::error::{Code, Outcome, RpcError};
-use super::handle::{Cargo, Carried, HandleId};
+use super::handle::{self, Cargo, Carried, Carrier, HandleId};
 use super::interceptor::Execution;
 use super::path::MethodId;
-use super::registry::{Served, Table};
-use super::stream::{Inlet, Outlet, Window};
+use super::registry::Served;
 use crate::endpoint::CallId;
 use crate::runtime::{BoxFuture, Instant, Task};
 
@@ -79,8 +79,8 @@ pub struct Session {
 
 #[derive(Default)]
 struct State {
-    passed: BTreeMap<HandleId, Entry>,
-    received: BTreeMap<HandleId, Entry>,
+    passed: BTreeMap<HandleId, Arc<dyn Carried>>,
+    received: BTreeMap<HandleId, Arc<dyn Carried>>,
     /// Streams that may have something to say.
     stirred: BTreeSet<HandleId>,
     /// The one that spoke last: the next in order comes first.
@@ -103,13 +103,6 @@ impl State {
     }
 }
 
-#[derive(Clone)]
-pub(super) enum Entry {
-    Service(Arc<Table>),
-    Inlet(Arc<Inlet>),
-    Outlet(Arc<Outlet>),
-}
-
 impl Session {
     /// The session of the one connection behind `channel`.
     pub(crate) fn new(channel: Arc<dyn Channel>, host: Arc<dyn Host>) -> Arc<Self> {
@@ -120,6 +113,22 @@ impl Session {
             wake: Notify::new(),
             slots: AtomicUsize::new(0),
         })
+    }
+
+    /// The session behind `carrier`: there is no other kind.
+    pub(crate) fn of(carrier: Carrier) -> Option<Arc<Self>> {
+        let session: Arc<dyn Any + Send + Sync> = carrier.0;
+        session.downcast().ok()
+    }
+
+    /// The session of the connection by which a call came.
+    pub(super) fn of_caller(ctx: &Ctx) -> Option<Arc<Self>> {
+        Self::of(ctx.caller.carrier()?)
+    }
+
+    /// This session as the handles in bodies see it.
+    pub(crate) fn carrier(self: &Arc<Self>) -> Carrier {
+        Carrier(Arc::<Self>::clone(self))
     }
 
     pub(crate) fn channel(&self) -> &dyn Channel {
@@ -150,12 +159,12 @@ impl Session {
         Ok(())
     }
 
-    fn attach_one(self: &Arc<Self>, id: HandleId, carried: &Carried, answer: bool) -> Result<(), RpcError> {
-        let entry = match carried {
-            Carried::Service(table) => Entry::Service(Arc::clone(table)),
-            Carried::Sink(inlet) => Entry::Inlet(Arc::clone(inlet)),
-            Carried::Source(outlet) => Entry::Outlet(Arc::clone(outlet)),
-        };
+    fn attach_one(
+        self: &Arc<Self>,
+        id: HandleId,
+        carried: &Arc<dyn Carried>,
+        answer: bool,
+    ) -> Result<(), RpcError> {
         {
             let mut state = self.lock();
             if let Some(error) = &state.ended {
@@ -165,19 +174,14 @@ impl Session {
                 let what = format!("{HANDLES_MAX} services and streams are passed on this connection");
                 return Err(RpcError::not_executed(Code::ServerBusy, what));
             }
-            state.passed.insert(id, entry);
+            state.passed.insert(id, Arc::clone(carried));
             if answer {
                 let due = self.channel.runtime().now() + CLAIM_TIMEOUT;
                 state.unclaimed.push_back((due, id));
             }
             self.pump(state);
         }
-        let free = match carried {
-            Carried::Service(_) => true,
-            Carried::Sink(inlet) => inlet.attach(self, id),
-            Carried::Source(outlet) => outlet.attach(self, id),
-        };
-        if free {
+        if carried.attach(&self.carrier(), id) {
             return Ok(());
         }
         self.lock().passed.remove(&id);
@@ -189,7 +193,9 @@ impl Session {
     pub(crate) fn detach(&self, call: CallId, answer: bool, cargo: &Cargo, error: &RpcError) {
         for (index, _) in (0..).zip(cargo.carried()) {
             let entry = self.lock().passed.remove(&HandleId::new(call, answer, index));
-            lose(entry, error);
+            if let Some(entry) = entry {
+                entry.detach(error);
+            }
         }
     }
 
@@ -210,14 +216,6 @@ impl Session {
         }
     }
 
-    /// The service that this side passed as `id`.
-    pub(super) fn service(&self, id: HandleId) -> Option<Arc<Table>> {
-        match self.lock().passed.get(&id)? {
-            Entry::Service(table) => Some(Arc::clone(table)),
-            _ => None,
-        }
-    }
-
     /// A service of the peer is held, until it is released.
     pub(super) fn hold(self: &Arc<Self>) {
         let mut state = self.lock();
@@ -225,30 +223,7 @@ impl Session {
         self.pump(state);
     }
 
-    /// The producer for a sink that the peer passed.
-    pub(super) fn import_outlet(
-        self: &Arc<Self>,
-        id: HandleId,
-        window: Window,
-    ) -> Result<Arc<Outlet>, &'static str> {
-        let outlet = Arc::new(Outlet::there(Arc::clone(self), id, window));
-        self.import(id, Entry::Outlet(Arc::clone(&outlet)))?;
-        Ok(outlet)
-    }
-
-    /// The consumer for a source that the peer passed.
-    pub(super) fn import_inlet(
-        self: &Arc<Self>,
-        id: HandleId,
-        window: Window,
-    ) -> Result<Arc<Inlet>, &'static str> {
-        let inlet = Arc::new(Inlet::there(Arc::clone(self), id, window));
-        self.import(id, Entry::Inlet(Arc::clone(&inlet)))?;
-        self.stir(id);
-        Ok(inlet)
-    }
-
-    fn import(&self, id: HandleId, entry: Entry) -> Result<(), &'static str> {
+    fn import(&self, id: HandleId, end: Arc<dyn Carried>) -> Result<(), &'static str> {
         let mut state = self.lock();
         if state.ended.is_some() {
             return Err("the connection is lost");
@@ -259,7 +234,7 @@ impl Session {
         if state.received.contains_key(&id) {
             return Err("a stream that came twice");
         }
-        state.received.insert(id, entry);
+        state.received.insert(id, end);
         Ok(())
     }
 
@@ -316,7 +291,7 @@ impl Session {
         notified.values().for_each(Task::abort);
         self.wake.notify_one();
         for entry in passed.into_values().chain(received.into_values()) {
-            lose(Some(entry), error);
+            entry.detach(error);
         }
     }
 
@@ -330,9 +305,15 @@ impl Session {
         self.lock().unclaimed.retain(|(_, id)| !ids.contains(id));
     }
 
-    pub(super) fn entry(&self, id: HandleId) -> Option<Entry> {
+    fn entry(&self, id: HandleId) -> Option<Arc<dyn Carried>> {
         let state = self.lock();
         state.passed.get(&id).or_else(|| state.received.get(&id)).cloned()
+    }
+
+    /// What `id` stands for, if that is a `T`: an end of a stream, or the table of a service.
+    pub(super) fn find<T: Any + Send + Sync>(&self, id: HandleId) -> Option<Arc<T>> {
+        let entry: Arc<dyn Any + Send + Sync> = self.entry(id)?;
+        entry.downcast().ok()
     }
 
     pub(super) fn forget(self: &Arc<Self>, id: HandleId) {
@@ -351,6 +332,28 @@ impl Session {
         } else {
             self.channel.runtime().spawn("session", speak::speak(Arc::clone(self)));
         }
+    }
+}
+
+impl handle::Carry for Session {
+    fn attach(self: Arc<Self>, call: CallId, answer: bool, cargo: &Cargo) -> Result<(), RpcError> {
+        Self::attach(&self, call, answer, cargo)
+    }
+
+    fn detach(&self, call: CallId, answer: bool, cargo: &Cargo, error: &RpcError) {
+        Self::detach(self, call, answer, cargo, error);
+    }
+
+    fn import(&self, id: HandleId, end: Arc<dyn Carried>) -> Result<(), &'static str> {
+        Self::import(self, id, end)
+    }
+
+    fn claim(self: Arc<Self>, ids: Vec<HandleId>) {
+        Self::claim(&self, ids);
+    }
+
+    fn stir(self: Arc<Self>, id: HandleId) {
+        Self::stir(&self, id);
     }
 }
 
@@ -385,15 +388,6 @@ impl Drop for Slot {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Session({}, {} handles)", self.channel.address(), self.handles())
-    }
-}
-
-/// A handle that the connection does not know any more.
-fn lose(entry: Option<Entry>, error: &RpcError) {
-    match entry {
-        Some(Entry::Inlet(inlet)) => inlet.detach(error),
-        Some(Entry::Outlet(outlet)) => outlet.detach(error),
-        Some(Entry::Service(_)) | None => {}
     }
 }
 

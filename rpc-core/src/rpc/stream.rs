@@ -136,7 +136,7 @@ impl<T> Serialize for Sink<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::Error;
         let inlet = self.outlet.travel().map_err(S::Error::custom)?;
-        handle::encode(serializer, handle::Carried::Sink(inlet))
+        handle::encode(serializer, inlet)
     }
 }
 
@@ -145,8 +145,8 @@ impl<'de, T> Deserialize<'de> for Sink<T> {
         use serde::de::Error;
         let read = handle::decode_sink(deserializer)?;
         let outlet = match read.bound {
-            Some((session, id)) => {
-                session.import_outlet(id, read.window.clamped()).map_err(D::Error::custom)?
+            Some((carrier, id)) => {
+                Outlet::import(&carrier, id, read.window.clamped()).map_err(D::Error::custom)?
             }
             None => Outlet::nowhere(),
         };
@@ -231,7 +231,7 @@ impl<T> Serialize for Source<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::Error;
         let outlet = self.inlet.travel().map_err(S::Error::custom)?;
-        handle::encode(serializer, handle::Carried::Source(outlet))
+        handle::encode(serializer, outlet)
     }
 }
 
@@ -240,8 +240,8 @@ impl<'de, T> Deserialize<'de> for Source<T> {
         use serde::de::Error;
         let read = handle::decode_source(deserializer)?;
         let inlet = match read.bound {
-            Some((session, id)) => {
-                session.import_inlet(id, read.window.clamped()).map_err(D::Error::custom)?
+            Some((carrier, id)) => {
+                Inlet::import(&carrier, id, read.window.clamped()).map_err(D::Error::custom)?
             }
             None => Inlet::nowhere(),
         };

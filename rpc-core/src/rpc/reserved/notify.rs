@@ -12,12 +12,13 @@ use crate::rpc::context::Ctx;
 use crate::rpc::error::{Code, Failure, RpcError};
 use crate::rpc::path::MethodId;
 use crate::rpc::registry::Served;
+use crate::rpc::session::Session;
 use crate::rpc::{codec, notify};
 use crate::runtime::BoxFuture;
 
 /// Serves [`NOTIFY`](notify::NOTIFY) for the methods of this side.
 pub(super) fn serve(ctx: Ctx, body: Bytes) -> BoxFuture<Result<Bytes, Failure>> {
-    let find = |ctx: &Ctx, id| ctx.caller.session()?.method(id);
+    let find = |ctx: &Ctx, id| Session::of_caller(ctx)?.method(id);
     serve_from(ctx, &body, find)
 }
 
@@ -44,7 +45,7 @@ fn start(
         return Err(RpcError::not_executed(Code::MethodNotFound, what));
     };
     let lost = || RpcError::not_executed(Code::ConnectionLost, "the connection is lost");
-    let session = ctx.caller.session().ok_or_else(lost)?;
+    let session = Session::of_caller(&ctx).ok_or_else(lost)?;
     let (call, slot) = (ctx.call, session.slot()?);
     let mut run = session.execute(&served, ctx, body);
     // What fails at once, because its arguments cannot be read, has not started.

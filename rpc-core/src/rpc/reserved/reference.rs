@@ -9,6 +9,8 @@ use crate::rpc::error::{Code, Failure, RpcError};
 use crate::rpc::handle::HandleId;
 use crate::rpc::notify::NOTIFY;
 use crate::rpc::path::MethodId;
+use crate::rpc::registry::Table;
+use crate::rpc::session::Session;
 use crate::runtime::BoxFuture;
 
 /// Serves [`CALL`](crate::rpc::reference::CALL).
@@ -20,8 +22,8 @@ pub(super) fn serve(ctx: Ctx, body: Bytes) -> BoxFuture<Result<Bytes, Failure>> 
         Ok(request) => request,
         Err(error) => return refused(Code::BadRequest, format!("call of a reference: {error}")),
     };
-    let session = ctx.caller.session();
-    let table = session.as_ref().and_then(|session| session.service(id));
+    let session = Session::of_caller(&ctx);
+    let table = session.as_ref().and_then(|session| session.find::<Table>(id));
     let (Some(session), Some(table)) = (session, table) else {
         return refused(Code::MethodNotFound, format!("no service {id} on this connection"));
     };

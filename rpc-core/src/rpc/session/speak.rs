@@ -1,5 +1,6 @@
 //! What a session says to the one of the peer.
 
+use std::any::Any;
 use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 
-use super::{CLAIM, DELIVERY_TIMEOUT, Entry, GRANT, IDS_MAX, PUSH, RELEASE, STOP, Session, lose};
+use super::{CLAIM, DELIVERY_TIMEOUT, GRANT, IDS_MAX, PUSH, RELEASE, STOP, Session};
 use crate::rpc::call::Remote;
 use crate::rpc::codec;
 use crate::rpc::error::{Code, Failure, Outcome, RpcError};
 use crate::rpc::handle::HandleId;
-use crate::rpc::stream::{Push, Window, Word, stopped};
+use crate::rpc::stream::{Inlet, Outlet, Push, Window, Word, stopped};
 use crate::runtime::BoxFuture;
 
 /// Messages of a session that are under way at once; the others wait.
@@ -86,14 +87,7 @@ impl Session {
                 state.spoke = id;
                 id
             };
-            let message = match self.entry(id) {
-                Some(Entry::Inlet(inlet)) => inlet.next_word().map(|word| match word {
-                    Word::Grant(limit) => Message::Grant(id, limit),
-                    Word::Stop => Message::Stop(id),
-                }),
-                Some(Entry::Outlet(outlet)) => outlet.next_push().map(|push| Message::Push(id, push)),
-                Some(Entry::Service(_)) | None => None,
-            };
+            let message = self.entry(id).and_then(|end| word_of(id, &*end));
             if message.is_some() {
                 return message;
             }
@@ -113,30 +107,43 @@ impl Session {
                 state.unclaimed.pop_front();
                 state.passed.remove(&id)
             };
-            lose(expired, &error);
+            if let Some(expired) = expired {
+                expired.detach(&error);
+            }
         }
     }
 
     fn on_answered(self: &Arc<Self>, id: HandleId, word: Word, result: Result<(), RpcError>) {
-        match (self.entry(id), word, result) {
+        match (self.find::<Inlet>(id), word, result) {
             // A producer that knows nothing of the stream will not produce.
-            (Some(Entry::Inlet(inlet)), Word::Grant(_), Err(error)) => {
+            (Some(inlet), Word::Grant(_), Err(error)) => {
                 inlet.fail(error);
                 self.forget(id);
             }
-            (Some(Entry::Inlet(_)), Word::Stop, _) => self.forget(id),
+            (Some(_), Word::Stop, _) => self.forget(id),
             _ => {}
         }
     }
 
     fn on_pushed(self: &Arc<Self>, id: HandleId, size: u64, result: Result<(), RpcError>) {
-        let Some(Entry::Outlet(outlet)) = self.entry(id) else { return };
+        let Some(outlet) = self.find::<Outlet>(id) else { return };
         if outlet.on_pushed(size, result.map_err(as_stop)) {
             self.forget(id);
         } else {
             self.stir(id);
         }
     }
+}
+
+/// What the end `id` of a stream has to say.
+fn word_of(id: HandleId, end: &dyn Any) -> Option<Message> {
+    if let Some(outlet) = end.downcast_ref::<Outlet>() {
+        return outlet.next_push().map(|push| Message::Push(id, push));
+    }
+    end.downcast_ref::<Inlet>()?.next_word().map(|word| match word {
+        Word::Grant(limit) => Message::Grant(id, limit),
+        Word::Stop => Message::Stop(id),
+    })
 }
 
 /// Sends a message; the future ends when it was answered.

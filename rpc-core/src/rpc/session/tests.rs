@@ -12,7 +12,7 @@ use crate::endpoint::ConnId;
 use crate::rpc::channel::{Attempt, Reply};
 use crate::rpc::error::Failure;
 use crate::rpc::reference::ServiceRef;
-use crate::rpc::stream::{self, Push, Sink, Source};
+use crate::rpc::stream::{self, Inlet, Outlet, Push, Sink, Source, Window};
 use crate::rpc::{Services, codec, handle};
 use crate::runtime::Runtime;
 use crate::sim::World;
@@ -54,8 +54,8 @@ impl Channel for Wire {
         &self.runtime
     }
 
-    fn session(&self, _: Option<ConnId>) -> Option<Arc<Session>> {
-        self.session.get()?.upgrade()
+    fn carrier(&self, _: Option<ConnId>) -> Option<Carrier> {
+        Some(self.session.get()?.upgrade()?.carrier())
     }
 }
 
@@ -107,12 +107,8 @@ impl Scene {
 
     /// Reads a body that the peer sent with `call`.
     fn read<T: DeserializeOwned>(&self, call: u64, body: &impl Serialize) -> Result<T, codec::CodecError> {
-        let arrival = || handle::Arrival {
-            channel: Arc::<Wire>::clone(&self.wire),
-            connection: None,
-            call: CallId(call),
-            answer: false,
-        };
+        let arrival =
+            || handle::Arrival { carrier: self.wire.carrier(None), call: CallId(call), answer: false };
         let body = codec::encode(body).unwrap();
         handle::bind(arrival, || codec::decode::<T>(&body))
     }
@@ -123,13 +119,13 @@ impl Scene {
 
     /// The peer grants these totals to the producer `id`.
     fn grant(&self, id: HandleId, items: u64, bytes: u64) {
-        let Some(Entry::Outlet(outlet)) = self.session.entry(id) else { panic!("no producer {id}") };
+        let Some(outlet) = self.session.find::<Outlet>(id) else { panic!("no producer {id}") };
         outlet.grant(Window { items, bytes });
     }
 
     /// The peer pushes numbers below 24, which are one byte each, to the consumer `id`.
     fn push(&self, id: HandleId, first: u64, numbers: &'static [u8]) -> Result<bool, RpcError> {
-        let Some(Entry::Inlet(inlet)) = self.session.entry(id) else { panic!("no consumer {id}") };
+        let Some(inlet) = self.session.find::<Inlet>(id) else { panic!("no consumer {id}") };
         inlet.push(Push { first, count: numbers.len() as u64, items: Bytes::from_static(numbers), end: None })
     }
 
@@ -253,13 +249,16 @@ fn after_its_end_nothing_is_entered_and_nothing_starts() {
 fn a_peer_passes_so_many_streams_and_none_twice() {
     let scene = Scene::new();
     for call in 0..HANDLES_MAX as u64 {
-        scene.session.import_outlet(id(call), Window::default()).unwrap();
-        assert!(scene.session.import_inlet(id(call), Window::default()).is_err(), "it came twice");
+        Outlet::import(&scene.session.carrier(), id(call), Window::default()).unwrap();
+        assert!(
+            Inlet::import(&scene.session.carrier(), id(call), Window::default()).is_err(),
+            "it came twice"
+        );
     }
-    assert!(scene.session.import_outlet(id(4_000), Window::default()).is_err());
+    assert!(Outlet::import(&scene.session.carrier(), id(4_000), Window::default()).is_err());
     assert_eq!(scene.session.handles(), HANDLES_MAX);
     scene.session.forget(id(7));
-    assert!(scene.session.import_outlet(id(4_000), Window::default()).is_ok());
+    assert!(Outlet::import(&scene.session.carrier(), id(4_000), Window::default()).is_ok());
 }
 
 #[test]
@@ -268,7 +267,7 @@ fn the_connection_is_kept_as_long_as_anything_is_in_use() {
     let carried = cargo(&service());
     let (first, second) = (id(1), id(3));
     scene.session.hold();
-    scene.session.import_outlet(first, Window::default()).unwrap();
+    Outlet::import(&scene.session.carrier(), first, Window::default()).unwrap();
     scene.session.attach(CallId(0), false, &carried).unwrap();
     scene.pass(Duration::from_millis(1));
     assert_eq!((scene.session.handles(), &scene.host.kept.lock().unwrap()[..]), (3, &[true][..]));
@@ -317,7 +316,7 @@ fn what_an_answer_carried_dies_unclaimed_and_lives_claimed() {
 fn a_busy_peer_is_asked_again_for_as_long_as_a_delivery_may_take() {
     let scene = Scene::new();
     scene.behave(Manner::Busy);
-    let inlet = scene.session.import_inlet(id(1), Window::default()).unwrap();
+    let inlet = Inlet::import(&scene.session.carrier(), id(1), Window::default()).unwrap();
     let grants = scene.said::<(HandleId, u64, u64)>(GRANT);
     assert_eq!(grants, [(id(1), Window::default().items, Window::default().bytes)]);
     scene.pass(Duration::from_secs(1));
@@ -567,7 +566,7 @@ fn an_item_that_cannot_be_read_ends_the_stream_and_stops_its_producer_once() {
 fn the_first_reason_why_a_stream_is_over_stays() {
     let scene = Scene::new();
     let sink: Sink<u64> = scene.read(1, &SINK).unwrap();
-    let Some(Entry::Outlet(outlet)) = scene.session.entry(id(1)) else { panic!("no producer") };
+    let Some(outlet) = scene.session.find::<Outlet>(id(1)) else { panic!("no producer") };
     outlet.fail(stream::stopped());
     scene.session.end(&lost());
     assert_eq!(sink.stopped().now_or_never().unwrap().code, Code::Cancelled);

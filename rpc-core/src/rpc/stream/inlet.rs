@@ -10,8 +10,7 @@ use bytes::Bytes;
 use super::outlet::{Push, stranded};
 use super::{Outlet, TRAVELLED, Window, nowhere};
 use crate::rpc::error::{Code, Outcome, RpcError};
-use crate::rpc::handle::HandleId;
-use crate::rpc::session::Session;
+use crate::rpc::handle::{Carried, Carrier, HandleId, Kind};
 
 /// The consuming end of a stream, without the items' type.
 pub(crate) struct Inlet {
@@ -48,7 +47,7 @@ enum From {
     /// The producer is in the body of a call.
     Travelling,
     /// The producer is at a peer.
-    There(Arc<Session>, HandleId),
+    There(Carrier, HandleId),
     /// This end itself travelled, or the stream is over.
     Gone,
 }
@@ -73,9 +72,17 @@ pub(super) fn pair(window: Window) -> (Arc<Outlet>, Arc<Inlet>) {
 }
 
 impl Inlet {
+    /// The consumer for a source that the peer passed.
+    pub(crate) fn import(carrier: &Carrier, id: HandleId, window: Window) -> Result<Arc<Self>, &'static str> {
+        let inlet = Arc::new(Self::there(carrier.clone(), id, window));
+        carrier.0.import(id, Arc::<Self>::clone(&inlet))?;
+        carrier.clone().0.stir(id);
+        Ok(inlet)
+    }
+
     /// The consumer of a stream that a peer produces; the first grant is due.
-    pub(crate) fn there(session: Arc<Session>, id: HandleId, window: Window) -> Self {
-        let inlet = Self::new(window, From::There(session, id));
+    fn there(carrier: Carrier, id: HandleId, window: Window) -> Self {
+        let inlet = Self::new(window, From::There(carrier, id));
         {
             let mut state = inlet.lock();
             (state.grant_due, state.settled) = (true, true);
@@ -108,10 +115,6 @@ impl Inlet {
             waker: None,
         };
         Self { window, state: Mutex::new(state) }
-    }
-
-    pub(crate) const fn window(&self) -> Window {
-        self.window
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -214,41 +217,6 @@ impl Inlet {
         self.lock().from = From::Travelling;
     }
 
-    /// The producer goes over this connection. False when it has gone elsewhere before.
-    pub(crate) fn attach(&self, session: &Arc<Session>, id: HandleId) -> bool {
-        let mut state = self.lock();
-        let free = matches!(state.from, From::Travelling) && state.end.is_none();
-        if free {
-            state.from = From::There(Arc::clone(session), id);
-            // The reader may have gone meanwhile.
-            if state.stop_due {
-                self.speak(state);
-            }
-        }
-        free
-    }
-
-    /// The connection is lost to the stream, because of `error`.
-    pub(crate) fn detach(&self, error: &RpcError) {
-        let mut state = self.lock();
-        if state.is_fresh() && !state.settled {
-            state.from = From::Travelling;
-        } else {
-            drop(state);
-            self.fail(error.clone());
-        }
-    }
-
-    /// Nothing carries the producer any more.
-    pub(crate) fn strand(&self) {
-        let mut state = self.lock();
-        state.settled = true;
-        if matches!(state.from, From::Travelling) {
-            drop(state);
-            self.fail(stranded());
-        }
-    }
-
     /// No more items can arrive, because of `error`; the reader gets it after those that are in order.
     pub(crate) fn fail(&self, error: RpcError) {
         let mut state = self.lock();
@@ -268,10 +236,10 @@ impl Inlet {
     /// Lets the producer hear what is due.
     fn speak(&self, state: MutexGuard<'_, State>) {
         match &state.from {
-            From::There(session, id) => {
-                let (session, id) = (Arc::clone(session), *id);
+            From::There(carrier, id) => {
+                let (carrier, id) = (carrier.clone(), *id);
                 drop(state);
-                session.stir(id);
+                carrier.0.stir(id);
             }
             From::Here(outlet) => {
                 let outlet = outlet.upgrade();
@@ -292,6 +260,44 @@ impl Inlet {
         let state = self.lock();
         let early: usize = state.early.values().map(|(_, items)| items.len()).sum();
         early + state.ready.iter().map(Bytes::len).sum::<usize>()
+    }
+}
+
+impl Carried for Inlet {
+    fn kind(&self) -> Kind {
+        Kind::Sink(self.window)
+    }
+
+    fn attach(&self, carrier: &Carrier, id: HandleId) -> bool {
+        let mut state = self.lock();
+        let free = matches!(state.from, From::Travelling) && state.end.is_none();
+        if free {
+            state.from = From::There(carrier.clone(), id);
+            // The reader may have gone meanwhile.
+            if state.stop_due {
+                self.speak(state);
+            }
+        }
+        free
+    }
+
+    fn detach(&self, error: &RpcError) {
+        let mut state = self.lock();
+        if state.is_fresh() && !state.settled {
+            state.from = From::Travelling;
+        } else {
+            drop(state);
+            self.fail(error.clone());
+        }
+    }
+
+    fn strand(&self) {
+        let mut state = self.lock();
+        state.settled = true;
+        if matches!(state.from, From::Travelling) {
+            drop(state);
+            self.fail(stranded());
+        }
     }
 }
 

@@ -8,8 +8,7 @@ use tokio::sync::Notify;
 
 use super::{Inlet, TRAVELLED, Window, nowhere};
 use crate::rpc::error::{Code, Outcome, RpcError};
-use crate::rpc::handle::HandleId;
-use crate::rpc::session::Session;
+use crate::rpc::handle::{Carried, Carrier, HandleId, Kind};
 
 /// The producing end of a stream, without the items' type.
 pub(crate) struct Outlet {
@@ -46,7 +45,7 @@ enum To {
     /// The consumer is in the body of a call.
     Travelling,
     /// The consumer is at a peer.
-    There(Arc<Session>, HandleId),
+    There(Carrier, HandleId),
     /// This end itself travelled.
     Gone,
 }
@@ -68,9 +67,16 @@ impl Outlet {
         Self::new(window, To::Here(inlet), window)
     }
 
+    /// The producer for a sink that the peer passed.
+    pub(crate) fn import(carrier: &Carrier, id: HandleId, window: Window) -> Result<Arc<Self>, &'static str> {
+        let outlet = Arc::new(Self::there(carrier.clone(), id, window));
+        carrier.0.import(id, Arc::<Self>::clone(&outlet))?;
+        Ok(outlet)
+    }
+
     /// The producer of a stream that a peer consumes.
-    pub(crate) fn there(session: Arc<Session>, id: HandleId, window: Window) -> Self {
-        let outlet = Self::new(window, To::There(session, id), window);
+    fn there(carrier: Carrier, id: HandleId, window: Window) -> Self {
+        let outlet = Self::new(window, To::There(carrier, id), window);
         outlet.lock().settled = true;
         outlet
     }
@@ -97,10 +103,6 @@ impl Outlet {
             over: None,
         };
         Self { window, state: Mutex::new(state), changed: Notify::new() }
-    }
-
-    pub(crate) const fn window(&self) -> Window {
-        self.window
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -186,38 +188,6 @@ impl Outlet {
         true
     }
 
-    /// The consumer goes over this connection. False when it has gone elsewhere before.
-    pub(crate) fn attach(&self, session: &Arc<Session>, id: HandleId) -> bool {
-        let mut state = self.lock();
-        let free = matches!(state.to, To::Travelling) && state.over.is_none();
-        if free {
-            state.to = To::There(Arc::clone(session), id);
-        }
-        free
-    }
-
-    /// The connection is lost to the stream, because of `error`.
-    pub(crate) fn detach(&self, error: &RpcError) {
-        let mut state = self.lock();
-        if state.handed_out == 0 && !state.end_handed_out && !state.settled && state.over.is_none() {
-            state.to = To::Travelling;
-            state.limit = Window { items: 0, bytes: 0 };
-        } else {
-            drop(state);
-            self.fail(error.clone());
-        }
-    }
-
-    /// Nothing carries the consumer any more.
-    pub(crate) fn strand(&self) {
-        let mut state = self.lock();
-        state.settled = true;
-        if matches!(state.to, To::Travelling) {
-            drop(state);
-            self.fail(stranded());
-        }
-    }
-
     /// The consumer granted these totals.
     pub(crate) fn grant(&self, limit: Window) {
         let mut state = self.lock();
@@ -268,10 +238,10 @@ impl Outlet {
     /// Lets what is pending go.
     fn flush(&self, mut state: MutexGuard<'_, State>) {
         match &state.to {
-            To::There(session, id) => {
-                let (session, id) = (Arc::clone(session), *id);
+            To::There(carrier, id) => {
+                let (carrier, id) = (carrier.clone(), *id);
                 drop(state);
-                session.stir(id);
+                carrier.0.stir(id);
             }
             To::Here(inlet) => {
                 let (inlet, push) = (inlet.upgrade(), state.next_push());
@@ -283,6 +253,41 @@ impl Outlet {
                 }
             }
             To::Travelling | To::Gone => {}
+        }
+    }
+}
+
+impl Carried for Outlet {
+    fn kind(&self) -> Kind {
+        Kind::Source(self.window)
+    }
+
+    fn attach(&self, carrier: &Carrier, id: HandleId) -> bool {
+        let mut state = self.lock();
+        let free = matches!(state.to, To::Travelling) && state.over.is_none();
+        if free {
+            state.to = To::There(carrier.clone(), id);
+        }
+        free
+    }
+
+    fn detach(&self, error: &RpcError) {
+        let mut state = self.lock();
+        if state.handed_out == 0 && !state.end_handed_out && !state.settled && state.over.is_none() {
+            state.to = To::Travelling;
+            state.limit = Window { items: 0, bytes: 0 };
+        } else {
+            drop(state);
+            self.fail(error.clone());
+        }
+    }
+
+    fn strand(&self) {
+        let mut state = self.lock();
+        state.settled = true;
+        if matches!(state.to, To::Travelling) {
+            drop(state);
+            self.fail(stranded());
         }
     }
 }
