@@ -115,20 +115,22 @@ pub(super) struct Roster {
     connected: BTreeMap<ConnId, SocketAddr>,
     /// The boot epoch of the last process at an address.
     processes: BTreeMap<SocketAddr, u64>,
+    /// Made for the first reader: its room takes more memory than the rest of a peer.
     events: Option<broadcast::Sender<PeerEvent>>,
+    ended: bool,
 }
 
 impl Roster {
     pub(super) fn new() -> Self {
-        let events = Some(broadcast::Sender::new(EVENTS_MAX));
-        Self { connected: BTreeMap::new(), processes: BTreeMap::new(), events }
+        Self { connected: BTreeMap::new(), processes: BTreeMap::new(), events: None, ended: false }
     }
 
-    pub(super) fn subscribe(&self) -> PeerEvents {
-        let receiver = match &self.events {
-            Some(events) => events.subscribe(),
-            // The peer has ended, and so have its events.
-            None => broadcast::channel(1).1,
+    pub(super) fn subscribe(&mut self) -> PeerEvents {
+        let receiver = if self.ended {
+            // So have its events.
+            broadcast::channel(1).1
+        } else {
+            self.events.get_or_insert_with(|| broadcast::Sender::new(EVENTS_MAX)).subscribe()
         };
         PeerEvents { receiver }
     }
@@ -169,6 +171,7 @@ impl Roster {
 
     /// The peer ends: readers get what is left, and then the end.
     pub(super) fn end(&mut self) {
+        self.ended = true;
         self.events = None;
     }
 }
