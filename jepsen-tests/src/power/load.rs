@@ -107,9 +107,9 @@ pub fn work(folder: &Path, seed: u64, life: u64) -> Result<(), String> {
         let mut storage = storage.map_err(|error| error.to_string())?;
         let sight = tell(&mut storage).await?;
         let term = life * TERMS_PER_LIFE;
-        let mut worker = Worker { runtime: runtime.clone(), storage, random, term, next: FIRST, applied: 0 };
-        worker.next = number(sight.last) + 1;
-        worker.applied = number(sight.applied);
+        let settled = number(sight.last);
+        let (next, applied) = (settled + 1, number(sight.applied));
+        let mut worker = Worker { runtime: runtime.clone(), storage, random, term, next, applied, settled };
         worker.write_for_ever(sight).await
     }))
 }
@@ -158,6 +158,9 @@ struct Worker {
     term: u64,
     next: u64,
     applied: u64,
+    /// Entries that were found at the start: an earlier worker may have applied them, though the state that was found
+    /// is behind, and what was applied is never truncated.
+    settled: u64,
 }
 
 impl Worker {
@@ -215,7 +218,7 @@ impl Worker {
 
     /// Drops the entries that are not applied, and votes: a new leader leads.
     async fn truncate(&mut self) -> Result<(), String> {
-        let keep = self.random.between(self.applied, self.next - 1);
+        let keep = self.random.between(self.applied.max(self.settled), self.next - 1);
         if keep == 0 || keep + 1 == self.next {
             return Ok(());
         }
