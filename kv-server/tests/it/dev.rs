@@ -44,10 +44,17 @@ impl Dev {
         Self { child, output, port, nodes, next }
     }
 
-    /// Kills a node; the line that starts it again.
-    async fn kill(&mut self, client: &Client, node: usize) -> String {
+    /// Kills a node, which dev starts again in a second.
+    async fn kill(&mut self, client: &Client, node: usize) {
         signal("KILL", self.nodes[node - 1].0);
-        client.line_with(&mut self.output, &format!("node {node} died (signal: 9 (SIGKILL))")).await;
+        let died = format!("node {node} died (signal: 9 (SIGKILL)) and is started again in ");
+        client.line_with(&mut self.output, &died).await;
+    }
+
+    /// Stops a node; the line that starts it again.
+    async fn stop(&mut self, client: &Client, node: usize) -> String {
+        signal("TERM", self.nodes[node - 1].0);
+        client.line_with(&mut self.output, &format!("node {node} ended (exit status: 0)")).await;
         client.line_with(&mut self.output, &format!(" run --id {node} ")).await
     }
 
@@ -100,16 +107,14 @@ fn nodes_end_with_a_killed_dev() {
 }
 
 #[test]
-fn killed_nodes_come_back_with_the_printed_lines_and_all_data() {
+fn killed_nodes_come_back_by_themselves_with_all_data() {
     with_client(async |client| {
         let folder = tempfile::tempdir().unwrap();
         let mut dev = Dev::start(&client, Some(folder.path())).await;
         client.put(dev.port, "k", "v").await;
-        let mut starts = Vec::new();
         for node in 1..=3 {
-            starts.push(dev.kill(&client, node).await);
+            dev.kill(&client, node).await;
         }
-        let _nodes: Vec<Child> = starts.iter().map(|line| typed(line)).collect();
         for port in dev.ports() {
             assert_eq!(client.get(port, "k").await, Some(bytes("v")));
         }
@@ -121,12 +126,51 @@ fn killed_nodes_come_back_with_the_printed_lines_and_all_data() {
 }
 
 #[test]
+fn a_node_that_fails_says_why_and_is_tried_again_later_each_time() {
+    with_client(async |client| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut dev = Dev::start(&client, Some(folder.path())).await;
+        client.put(dev.port, "k", "v").await;
+        dev.kill(&client, 3).await;
+        let identity = dev.nodes[2].1.join("files/identity");
+        let whole = std::fs::read(&identity).unwrap();
+        std::fs::write(&identity, &whole[1..]).unwrap();
+        for pause in ["2s", "4s"] {
+            let died = format!("node 3 died (exit status: 1) and is started again in {pause}");
+            client.line_with(&mut dev.output, &died).await;
+            client.line_with(&mut dev.output, "it said: kv-server: the data folder is damaged").await;
+        }
+        std::fs::write(&identity, whole).unwrap();
+        assert_eq!(client.get(dev.port + 2, "k").await, Some(bytes("v")));
+        signal("INT", dev.child.id().unwrap());
+        client.ended(&mut dev.child).await;
+    });
+}
+
+#[test]
+fn a_node_that_was_told_to_stop_stays_down_until_the_printed_line_is_typed() {
+    with_client(async |client| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut dev = Dev::start(&client, Some(folder.path())).await;
+        client.put(dev.port, "k", "v").await;
+        let line = dev.stop(&client, 2).await;
+        let mut node = typed(&line);
+        assert_eq!(client.get(dev.port + 1, "k").await, Some(bytes("v")));
+        signal("INT", dev.child.id().unwrap());
+        client.line_with(&mut dev.output, "node 2 was started by hand and is not stopped").await;
+        assert_eq!(client.ended(&mut dev.child).await.code(), Some(0));
+        signal("TERM", node.id().unwrap());
+        client.ended(&mut node).await;
+    });
+}
+
+#[test]
 fn a_node_with_a_lost_folder_is_refused_and_told_what_to_type() {
     with_client(async |client| {
         let folder = tempfile::tempdir().unwrap();
         let mut dev = Dev::start(&client, Some(folder.path())).await;
         client.put(dev.port, "k", "v").await;
-        let start = dev.kill(&client, 2).await;
+        let start = dev.stop(&client, 2).await;
         std::fs::remove_dir_all(&dev.nodes[1].1).unwrap();
         let mut node = typed(&start);
         let mut said = lines(node.stderr.take());

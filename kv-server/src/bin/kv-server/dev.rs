@@ -1,10 +1,9 @@
 //! `kv-server dev`: a cluster on this machine in one command, each node a process of its own.
 //!
 //! The nodes are children of this process, so that one can be killed or stopped by hand. Each holds a pipe from here
-//! as its standard input and stops when that closes, so none survives this process, however it ends. Nothing is
-//! restarted: the line that starts a dead node again is printed.
+//! as its standard input and stops when that closes, so none survives this process, however it ends. One that dies is
+//! started again; for one that was told to stop, or that would only be refused again, the line that does it is printed.
 
-use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -14,7 +13,7 @@ use rpc_core::driver::system;
 use rpc_core::runtime::{Instant, Runtime};
 use tokio::sync::mpsc;
 
-use self::node::{NodePlan, Process, quote};
+use self::node::{Node, NodePlan, quote, say};
 use crate::config::{ConfigError, MEMBERS_MAX};
 use crate::exit::Exit;
 use crate::signals::{Signal, Signals};
@@ -68,17 +67,10 @@ async fn run_cluster(runtime: Runtime, args: DevArgs) -> Result<(), Exit> {
     for (index, address) in addresses.iter().enumerate() {
         let id = index as u64 + 1;
         let plan = NodePlan::new(&program, folder.path(), (id, *address), &addresses, args.enable_faults);
-        let process = plan.start(&runtime, deaths.clone())?;
-        say(&format!(
-            "node {}  pid {:<7} {address}  {}  (log: {})",
-            plan.id,
-            process.pid,
-            plan.data.display(),
-            plan.log.display(),
-        ));
-        nodes.push(Node { plan, process: Some(process) });
+        let mut node = Node::new(plan);
+        node.start(&runtime, &deaths)?;
+        nodes.push(node);
     }
-    drop(deaths);
 
     let ready = readiness::first_write(&runtime, &addresses);
     tokio::pin!(ready);
@@ -86,6 +78,7 @@ async fn run_cluster(runtime: Runtime, args: DevArgs) -> Result<(), Exit> {
     tokio::pin!(patience);
     let (mut is_ready, mut is_late) = (false, false);
     loop {
+        let due = nodes.iter().filter_map(Node::due).min();
         tokio::select! {
             biased;
             signal = signals.next() => {
@@ -93,9 +86,20 @@ async fn run_cluster(runtime: Runtime, args: DevArgs) -> Result<(), Exit> {
                 break;
             }
             Some((id, status)) = died.recv() => {
-                report_death(&mut nodes, id, status);
-                if !is_ready && nodes.iter().all(|node| node.process.is_none()) {
+                let Some(node) = nodes.iter_mut().find(|node| node.plan.id == id) else { continue };
+                node.ended(runtime.now(), status);
+                let none_lives = nodes.iter().all(|node| node.process.is_none());
+                if none_lives && !is_ready {
                     return Err(Exit::Fatal("no node started".to_owned()));
+                }
+                if none_lives && nodes.iter().all(|node| node.due().is_none()) {
+                    say("no node runs any more; Ctrl-C ends this");
+                }
+            }
+            () = runtime.sleep_until(due.unwrap_or(started)), if due.is_some() => {
+                let now = runtime.now();
+                for node in nodes.iter_mut().filter(|node| node.due().is_some_and(|due| due <= now)) {
+                    node.start_again(&runtime, &deaths);
                 }
             }
             ready = &mut ready, if !is_ready => {
@@ -111,6 +115,7 @@ async fn run_cluster(runtime: Runtime, args: DevArgs) -> Result<(), Exit> {
             }
         }
     }
+    drop(deaths);
     stop(&runtime, &mut signals, nodes, died).await
     // The folder goes last: a temporary one is removed with all that is in it.
 }
@@ -153,27 +158,6 @@ async fn stop(
     }
     while died.recv().await.is_some() {}
     interrupted.map_or(Ok(()), |signal| Err(Exit::Interrupted(signal)))
-}
-
-struct Node {
-    plan: NodePlan,
-    /// `None` once it has died.
-    process: Option<Process>,
-}
-
-fn report_death(nodes: &mut [Node], id: u64, status: ExitStatus) {
-    let Some(node) = nodes.iter_mut().find(|node| node.plan.id == id) else { return };
-    node.process = None;
-    say(&format!(
-        "node {id} died ({status}); the line that starts it again:\n  {}",
-        node.plan.command_line()
-    ));
-    if let Some(words) = node.plan.last_words() {
-        say(&format!("  its log ends with: {words}"));
-    }
-    if nodes.iter().all(|node| node.process.is_none()) {
-        say("all nodes are dead; Ctrl-C ends this");
-    }
 }
 
 fn announce(program: &Path, addresses: &[SocketAddr], started: Instant, now: Instant, temporary: bool) {
@@ -247,12 +231,6 @@ fn free_addresses(first: u16, count: usize) -> Result<Vec<SocketAddr>, Exit> {
         });
     let sockets: Vec<(SocketAddr, UdpSocket)> = sockets.collect::<Result<_, _>>()?;
     Ok(sockets.into_iter().map(|(address, _)| address).collect())
-}
-
-/// Prints a line; if nobody reads any more, that is no reason to stop the cluster.
-fn say(line: &str) {
-    let mut output = io::stdout().lock();
-    let _ = writeln!(output, "{line}").and_then(|()| output.flush());
 }
 
 #[cfg(test)]
