@@ -76,7 +76,7 @@ pub struct VolatileDisk {
     current: Image,
     /// Writes since the last flush.
     volatile: Vec<(u64, Box<[u8]>)>,
-    /// The power is gone: nothing that is written now can matter.
+    /// The power is gone: nothing can be written.
     is_dead: bool,
     flush_count: u64,
 }
@@ -104,21 +104,31 @@ impl VolatileDisk {
     }
 
     /// Writes into the cache.
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
-        if !self.is_dead {
-            self.current.write(offset, bytes);
-            self.volatile.push((offset, bytes.into()));
-        }
+    ///
+    /// # Errors
+    /// When the power is gone.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), NoPower> {
+        self.check_power()?;
+        self.current.write(offset, bytes);
+        self.volatile.push((offset, bytes.into()));
+        Ok(())
     }
 
     /// Makes durable what was written before.
-    pub fn flush(&mut self) {
-        if !self.is_dead {
-            self.flush_count += 1;
-            for (offset, bytes) in self.volatile.drain(..) {
-                self.durable.write(offset, &bytes);
-            }
+    ///
+    /// # Errors
+    /// When the power is gone: who is told that a flush succeeded goes on to what rests on it, and says so.
+    pub fn flush(&mut self) -> Result<(), NoPower> {
+        self.check_power()?;
+        self.flush_count += 1;
+        for (offset, bytes) in self.volatile.drain(..) {
+            self.durable.write(offset, &bytes);
         }
+        Ok(())
+    }
+
+    fn check_power(&self) -> Result<(), NoPower> {
+        if self.is_dead { Err(NoPower) } else { Ok(()) }
     }
 
     /// Takes the power away. What was flushed stays; of the rest the sectors that `survival` and chance let through, in
@@ -135,12 +145,11 @@ impl VolatileDisk {
         }
         image
     }
-
-    /// Ends the disk without a cut: what is still written to it goes nowhere.
-    pub fn discard(&mut self) {
-        self.is_dead = true;
-    }
 }
+
+/// The disk has no power any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoPower;
 
 /// How much of the cache reaches the disk in a cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,9 +195,9 @@ mod tests {
 
     fn disk() -> VolatileDisk {
         let mut disk = VolatileDisk::new(Image::new(100_000));
-        disk.write(1_000, &[1; 6_000]);
-        disk.flush();
-        disk.write(3_000, &[2; 6_000]);
+        disk.write(1_000, &[1; 6_000]).unwrap();
+        disk.flush().unwrap();
+        disk.write(3_000, &[2; 6_000]).unwrap();
         disk
     }
 
@@ -219,11 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_without_power_takes_nothing() {
+    fn a_disk_without_power_takes_nothing_and_says_so() {
         let mut disk = disk();
         drop(disk.cut(Survival::None, &mut SeededRandom::new(1)));
-        disk.write(0, &[9]);
-        disk.flush();
+        assert_eq!(disk.write(0, &[9]), Err(NoPower));
+        assert_eq!(disk.flush(), Err(NoPower));
         assert_eq!(disk.read(0, 1), [0]);
         assert_eq!(disk.flush_count(), 1);
     }

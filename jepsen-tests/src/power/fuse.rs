@@ -14,7 +14,7 @@ use fuser::{
     ReplyWrite, Request, WriteFlags,
 };
 
-use super::disk::VolatileDisk;
+use super::disk::{NoPower, VolatileDisk};
 
 /// A disk that is served.
 pub(super) type SharedDisk = Arc<Mutex<VolatileDisk>>;
@@ -138,7 +138,8 @@ impl Filesystem for Server {
     ) {
         match self.with(inode, |disk| disk.write(offset, data)) {
             // The kernel asks for no more than a u32 says.
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(Ok(())) => reply.written(data.len() as u32),
+            Ok(Err(NoPower)) => reply.error(Errno::EIO),
             Err(error) => reply.error(error),
         }
     }
@@ -150,7 +151,8 @@ impl Filesystem for Server {
 
     fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         match self.with(inode, VolatileDisk::flush) {
-            Ok(()) => reply.ok(),
+            Ok(Ok(())) => reply.ok(),
+            Ok(Err(NoPower)) => reply.error(Errno::EIO),
             Err(error) => reply.error(error),
         }
     }

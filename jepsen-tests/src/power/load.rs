@@ -68,23 +68,27 @@ pub fn command(term: u64, number: u64) -> io::Result<Bytes> {
         Change::Open => {
             return Command::Open { nonce: 1, time_ms: number }.encode().map_err(io::Error::other);
         }
-        Change::Put(key, value) => [&[key], value.as_ref()].concat().into(),
-        Change::Delete(key) => Bytes::copy_from_slice(&[key]),
+        Change::Put(key, value) => [&[PUT, key], value.as_ref()].concat().into(),
+        Change::Delete(key) => Bytes::copy_from_slice(&[DELETE, key]),
     };
     let floor = number.saturating_sub(20);
     let write = Command::Write { session: SESSION, sequence: number, floor, time_ms: number, body };
     write.encode().map_err(io::Error::other)
 }
 
+/// The first byte of a command's body; the key follows, and then the value, which may be empty.
+const PUT: u8 = 0;
+const DELETE: u8 = 1;
+
 /// Puts and deletes rows by number.
 struct Table;
 
 impl StateMachine for Table {
     fn apply(&self, _: &ApplyContext, rows: &mut dyn Rows, command: &Bytes) -> io::Result<Bytes> {
-        match command.len() {
-            0 => {}
-            1 => rows.delete(command)?,
-            _ => rows.put(&command[..1], command.slice(1..))?,
+        match command[..] {
+            [PUT, key, ..] => rows.put(&[key], command.slice(2..))?,
+            [DELETE, key] => rows.delete(&[key])?,
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "no command of this test")),
         }
         Ok(Bytes::new())
     }
@@ -260,4 +264,59 @@ impl Worker {
 /// Prints a line for the witness. An error means that nobody listens any more.
 fn say(line: std::fmt::Arguments<'_>) -> Result<(), String> {
     writeln!(io::stdout(), "{line}").map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use raft_node::machine::RowsRead;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Memory(BTreeMap<Bytes, Bytes>);
+
+    impl RowsRead for Memory {
+        fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+            Ok(self.0.get(key).cloned())
+        }
+
+        fn range(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    impl Rows for Memory {
+        fn put(&mut self, key: &[u8], value: Bytes) -> io::Result<()> {
+            self.0.insert(Bytes::copy_from_slice(key), value);
+            Ok(())
+        }
+
+        fn delete(&mut self, key: &[u8]) -> io::Result<()> {
+            self.0.remove(key);
+            Ok(())
+        }
+    }
+
+    /// The judge goes by [`change`], the machine by [`command`]: also where a value is empty.
+    #[test]
+    fn a_command_does_what_its_change_says() {
+        let (mut rows, mut is_empty_seen) = (Memory::default(), false);
+        for number in FIRST + 1..4_000 {
+            let Ok(Command::Write { body, .. }) = Command::decode(&command(7, number).unwrap()) else {
+                panic!("entry {number} writes nothing");
+            };
+            Table.apply(&ApplyContext { revision: number, time_ms: number }, &mut rows, &body).unwrap();
+            match change(7, number) {
+                Change::Open => panic!("only the first opens"),
+                Change::Put(key, value) => {
+                    is_empty_seen |= value.is_empty();
+                    assert_eq!(rows.get(&[key]).unwrap(), Some(value), "entry {number}");
+                }
+                Change::Delete(key) => assert_eq!(rows.get(&[key]).unwrap(), None, "entry {number}"),
+            }
+        }
+        assert!(is_empty_seen);
+    }
 }
