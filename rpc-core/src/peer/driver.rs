@@ -36,7 +36,7 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
             if socket.can_spin() { patience.span(!state.waiting.is_empty()) } else { Duration::ZERO }
         };
         match wait(&inner, &socket, (&mut patience, span), &mut timer, &mut datagrams).await {
-            Ok(slept) => pace.on_wait(slept),
+            Ok(idled) => pace.on_wait(idled),
             Err(error) => {
                 tracing::error!(local_addr = %inner.local_addr, %error, "socket failed");
                 inner.lock().closing = true;
@@ -75,7 +75,8 @@ pub(super) async fn drive(inner: Arc<Inner>, socket: impl DatagramSocket) {
     }
 }
 
-/// Waits for datagrams, for the endpoint's next timeout, or for somebody who has something to send; true if it slept.
+/// Waits for datagrams, for the endpoint's next timeout, or for somebody who has something to send; true if there was
+/// nothing to do at first.
 async fn wait(
     inner: &Inner,
     socket: &impl DatagramSocket,
@@ -83,14 +84,15 @@ async fn wait(
     timer: &mut Timer,
     datagrams: &mut Vec<(SocketAddr, Bytes)>,
 ) -> std::io::Result<bool> {
+    let mut idled = false;
     if !span.is_zero() {
-        let found = spin(inner, socket, span, timer.deadline, datagrams).await?;
-        patience.on_spun(found);
-        if found {
-            return Ok(false);
+        let spun = spin(inner, socket, span, timer.deadline, datagrams).await?;
+        patience.on_spun(spun != Spun::InVain);
+        idled = spun != Spun::AtOnce;
+        if spun != Spun::InVain {
+            return Ok(idled);
         }
     }
-    let mut slept = false;
     let waited = poll_fn(|cx| {
         if let Poll::Ready(received) = socket.poll_recv(cx, datagrams) {
             return Poll::Ready(received);
@@ -99,29 +101,39 @@ async fn wait(
             return Poll::Ready(Ok(()));
         }
         let polled = timer.poll(cx).map(Ok);
-        slept |= polled.is_pending();
+        idled |= polled.is_pending();
         polled
     });
-    waited.await.map(|()| slept)
+    waited.await.map(|()| idled)
+}
+
+/// When a spin had something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spun {
+    AtOnce,
+    Later,
+    InVain,
 }
 
 /// Asks the socket again and again for up to `span`, because going to sleep and being woken takes longer than most
-/// answers. Other tasks and processes run in between. True when there is something to do.
+/// answers. Other tasks and processes run in between.
 async fn spin(
     inner: &Inner,
     socket: &impl DatagramSocket,
     span: Duration,
     timeout: Option<Instant>,
     datagrams: &mut Vec<(SocketAddr, Bytes)>,
-) -> std::io::Result<bool> {
+) -> std::io::Result<Spun> {
     let end = inner.runtime.now() + span;
+    let mut found = Spun::AtOnce;
     loop {
         if socket.try_recv(datagrams)?.is_some() || inner.doorbell.is_rung() {
-            return Ok(true);
+            return Ok(found);
         }
+        found = Spun::Later;
         let now = inner.runtime.now();
         if now >= end || timeout.is_some_and(|timeout| timeout <= now) {
-            return Ok(false);
+            return Ok(Spun::InVain);
         }
         yield_once().await;
         // Latency mode was asked for and told its price.
@@ -240,7 +252,7 @@ fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, (SocketAddr, Bytes)>, events
 
 /// After how many requests and answers a turn sends what follows from them before it reads on. In one turn the two sides
 /// would work alternately, each waiting for the other's whole batch; so they work at the same time. But smaller turns
-/// send smaller datagrams. So turns grow while there is always more to read, and shrink when this side had to sleep.
+/// send smaller datagrams. So turns grow while there is always more to read, and shrink when this side had to wait.
 #[derive(Debug)]
 struct Pace {
     events: usize,
@@ -253,8 +265,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    fn on_wait(&mut self, slept: bool) {
-        self.events = if slept { self.events / 2 } else { self.events + 1 }.clamp(PACE_MIN, PACE_MAX);
+    fn on_wait(&mut self, idled: bool) {
+        self.events = if idled { self.events / 2 } else { self.events + 1 }.clamp(PACE_MIN, PACE_MAX);
     }
 }
 
@@ -440,7 +452,69 @@ async fn yield_once() {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+    use crate::endpoint::Transmit;
+    use crate::peer::Peer;
+    use crate::sim::World;
+
+    /// A socket that has something from a certain look on.
+    struct Scripted(AtomicU32);
+
+    impl DatagramSocket for Scripted {
+        fn local_addr(&self) -> SocketAddr {
+            (Ipv4Addr::LOCALHOST, 1).into()
+        }
+
+        fn poll_recv(
+            &self,
+            _cx: &mut Context<'_>,
+            _datagrams: &mut Vec<(SocketAddr, Bytes)>,
+        ) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn try_recv(&self, _datagrams: &mut Vec<(SocketAddr, Bytes)>) -> std::io::Result<Option<()>> {
+            Ok((self.0.fetch_sub(1, Ordering::Relaxed) == 1).then_some(()))
+        }
+
+        fn poll_send(&self, _cx: &mut Context<'_>, _transmit: &Transmit, _contents: &[u8]) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        fn segments_max(&self) -> usize {
+            1
+        }
+    }
+
+    #[test]
+    fn who_finds_something_at_the_first_look_did_not_idle_and_who_asks_again_did() {
+        let world = World::new(1);
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let runtime = world.start(1);
+        let peer = Peer::builder(runtime.clone()).start_insecure(world.bind(1, address)).unwrap();
+        let idled = world.run(async move {
+            let mut idled = Vec::new();
+            // Without patience the socket is asked once, and waited for.
+            for (looks, span) in [(1, Duration::ZERO), (1, SPIN_SPAN), (2, SPIN_SPAN), (50, SPIN_SPAN)] {
+                let mut timer = Timer { deadline: None, sleep: None };
+                let (socket, mut patience) = (Scripted(looks.into()), Patience::new(SPIN_SPAN));
+                let (inner, mut found) = (&peer.inner, Vec::new());
+                let waited = wait(inner, &socket, (&mut patience, span), &mut timer, &mut found).await;
+                idled.push((waited.unwrap(), patience.failures));
+            }
+            // The timeout has come before anything did.
+            let mut timer = Timer { deadline: Some(runtime.now()), sleep: None };
+            let (socket, mut patience) = (Scripted(50.into()), Patience::new(SPIN_SPAN));
+            let spun = (&mut patience, SPIN_SPAN);
+            let waited = wait(&peer.inner, &socket, spun, &mut timer, &mut Vec::new()).await;
+            idled.push((waited.unwrap(), patience.failures));
+            idled
+        });
+        assert_eq!(idled, [(false, 0), (false, 0), (true, 0), (true, 0), (true, 1)]);
+    }
 
     #[test]
     fn answers_are_spun_for_while_they_come_soon() {
@@ -461,6 +535,24 @@ mod tests {
         while patience.span(true).is_zero() {}
         patience.on_spun(true);
         assert_eq!(patience.span(true), SPIN_SPAN, "it has come near");
+    }
+
+    #[test]
+    fn turns_grow_one_by_one_while_there_is_more_to_read_and_halve_after_a_wait() {
+        let mut pace = Pace::default();
+        pace.on_wait(true);
+        assert_eq!(pace.events, PACE_MIN);
+        for grown in PACE_MIN + 1..=PACE_MAX {
+            pace.on_wait(false);
+            assert_eq!(pace.events, grown);
+        }
+        pace.on_wait(false);
+        assert_eq!(pace.events, PACE_MAX);
+        let shrunk = [(); 4].map(|()| {
+            pace.on_wait(true);
+            pace.events
+        });
+        assert_eq!(shrunk, [PACE_MAX / 2, PACE_MAX / 4, PACE_MAX / 8, PACE_MIN]);
     }
 
     #[test]
