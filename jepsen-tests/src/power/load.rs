@@ -174,7 +174,7 @@ impl Worker {
         loop {
             match self.random.below(100) {
                 0..4 => self.vote().await?,
-                4..8 => self.truncate().await?,
+                4..8 => self.truncate(purged).await?,
                 8..14 if self.applied > purged + ENTRIES_KEPT => purged = self.compact().await?,
                 14..16 if self.applied > 0 => self.install().await?,
                 16..18 => self.rest().await,
@@ -221,9 +221,9 @@ impl Worker {
     }
 
     /// Drops the entries that are not applied, and votes: a new leader leads.
-    async fn truncate(&mut self) -> Result<(), String> {
+    async fn truncate(&mut self, purged: u64) -> Result<(), String> {
         let keep = self.random.between(self.applied.max(self.settled), self.next - 1);
-        if keep == 0 || keep + 1 == self.next {
+        if keep <= purged || keep + 1 == self.next {
             return Ok(());
         }
         let term = self.term_at(keep).await?;
