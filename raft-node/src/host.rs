@@ -1,16 +1,17 @@
 //! The replicated state: applies committed entries to the disk in rounds, and serves reads at round boundaries.
 //!
-//! A round of entries is applied in memory, then written in an order that a crash can cut anywhere (a crash keeps a
-//! prefix of all operations): pieces of large values under new keys, the redo record with all effects, the plain
-//! inserts and removes, and last the removal of pieces that are no longer named. The watermark moves after the last insert.
-//! While rows are being changed, readers see them as they were: a read never waits for the disk, and finds value and
-//! watermark of one round boundary.
+//! A round of entries is applied in memory, and can be read from there. Some rounds later all of it is saved, in an order
+//! that a crash can cut anywhere (a crash keeps a prefix of all operations): pieces of large values under new keys, the
+//! redo record with all effects, the plain inserts and removes, and last the removal of pieces that are no longer named.
+//! What was not saved is applied again from the log. A read never waits for the disk, and finds value and watermark of
+//! one round boundary.
 //!
 //! It does not know networks or who leads, and nothing of what the machine's rows mean.
 
 mod core;
 mod cut;
 mod hash;
+mod overlay;
 mod raft;
 mod redo;
 mod round;
@@ -46,11 +47,14 @@ pub struct HostConfig {
     /// The most memory that a snapshot may hold for rows overwritten while it is built, in bytes; beyond it, the
     /// build starts again. Default 256 MiB.
     pub snapshot_undo_bytes_max: usize,
+    /// Applied changes are written to the disk once their redo record has about this size, in bytes; 0: each round.
+    /// Until then they lie in memory, and in the log. Default 256 KiB.
+    pub unsaved_size_max: usize,
 }
 
 impl Default for HostConfig {
     fn default() -> Self {
-        Self { snapshot_undo_bytes_max: 256 * 1024 * 1024 }
+        Self { snapshot_undo_bytes_max: 256 * 1024 * 1024, unsaved_size_max: 256 * 1024 }
     }
 }
 
@@ -115,7 +119,7 @@ impl std::error::Error for WaitError {}
 pub const WAITERS_MAX: usize = 65_536;
 
 impl<S: StateMachine> Host<S> {
-    /// Opens the state on `disk`, at the last round that is on it whole, and drops what a crash left behind.
+    /// Opens the state on `disk`, at the last save that is on it whole, and drops what a crash left behind.
     ///
     /// # Errors
     /// When the disk fails, or what lies on it is damaged (`InvalidData`).

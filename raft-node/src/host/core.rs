@@ -3,7 +3,7 @@
 //! Locks are taken in this order, none is held across an await: `writer` (one round, or the switch to an installed
 //! state), `cuts`, `waiters`, `view`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::cut::{Chunk, Cuts};
 use super::hash;
+use super::overlay::{Change, Overlay};
 use super::round::user_range;
 use super::row::{CLASS_SESSION, Content, Origin, Row, TREE_PREFIX, Tree, damaged, user_key};
 use super::waiters::Waiters;
@@ -48,8 +49,8 @@ type Current = Option<(StateHead, SnapshotFile)>;
 /// What readers see.
 pub(super) struct View {
     tree: Tree,
-    /// The rows that a round is changing right now, as they were before it.
-    masks: BTreeMap<Bytes, Option<Bytes>>,
+    /// What was applied and is not in the tree yet, or is just being written to it.
+    overlay: Overlay,
     pub(super) applied: Applied,
     pub(super) membership: StoredMembership,
     pub(super) cluster: Option<u128>,
@@ -75,25 +76,21 @@ impl View {
             lifetime_ms: head.session_lifetime_ms,
         };
         let (membership, cluster) = (head.membership.clone(), head.cluster);
-        Ok(Self { tree: tree.clone(), masks: BTreeMap::new(), applied, membership, cluster, sessions })
-    }
-
-    fn item_before(&self, key: &Bytes, item: &Option<Bytes>) -> io::Result<Option<Bytes>> {
-        item.as_ref().map(|item| self.tree.item_value(key, item)).transpose()
+        Ok(Self { tree: tree.clone(), overlay: Overlay::default(), applied, membership, cluster, sessions })
     }
 }
 
 impl RowsRead for View {
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
         let key = user_key(key);
-        match self.masks.get(&key) {
-            Some(before) => self.item_before(&key, before),
+        match self.overlay.get(&key) {
+            Some(change) => Ok(change.value()),
             None => self.tree.get(&key)?.map(|item| self.tree.item_value(&key, &item)).transpose(),
         }
     }
 
     fn range(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
-        user_range(&self.tree, &self.masks, |key, item| self.item_before(key, item), from, to, limit)
+        user_range(&self.tree, self.overlay.changes(), Change::value, from, to, limit)
     }
 }
 
@@ -147,41 +144,59 @@ impl Core {
         entries: &mut VecDeque<EntryOf<TypeConfig>>,
     ) -> io::Result<Vec<Reply>> {
         let mut writer = locked(&self.writer);
-        let (mut effects, replies) = writer.apply(machine, entries)?;
-        writer.write_redo(&effects)?;
+        let count = entries.len();
+        let (changes, replies) = writer.apply(machine, &self.view().overlay, entries)?;
         let after = View::of(&writer)?;
+        {
+            let mut view = self.view_mut();
+            let mut overlay = std::mem::take(&mut view.overlay);
+            overlay.merge(changes, count - entries.len());
+            *view = View { overlay, ..after };
+        }
+        self.wake(&writer);
+        let is_full = self.view().overlay.is_full(self.config.unsaved_size_max);
+        if is_full {
+            self.save(&mut writer)?;
+        }
+        Ok(replies)
+    }
+
+    /// Writes what was applied to the tree. Readers see it in the overlay until all of it is there.
+    fn save(&self, writer: &mut Writer) -> io::Result<()> {
+        if self.view().overlay.is_empty() {
+            return Ok(());
+        }
+        let effects = self.view().overlay.effects();
+        writer.write_redo(&effects)?;
         {
             let mut cuts = locked(&self.cuts);
             if !cuts.is_empty() {
                 cuts.save(&effects.befores, self.config.snapshot_undo_bytes_max)?;
             }
         }
-        self.view_mut().masks = std::mem::take(&mut effects.befores);
         for (key, item) in &effects.rows {
             match item {
                 Some(item) => writer.tree.insert(key, item)?,
                 None => writer.tree.remove(key)?,
             }
         }
-        self.publish(&writer, after);
-        for set in effects.dropped {
-            writer.tree.remove_pieces(set)?;
-        }
-        Ok(replies)
+        self.view_mut().overlay = Overlay::default();
+        effects.dropped.into_iter().try_for_each(|set| writer.tree.remove_pieces(set))
     }
 
-    fn publish(&self, writer: &Writer, view: View) {
-        *self.view_mut() = view;
+    fn wake(&self, writer: &Writer) {
         if let Some(LogId { index, .. }) = writer.head.last_applied {
             locked(&self.waiters).wake(index);
         }
     }
 
-    /// Begins a cut at the round boundary that is now; its id and the state head there.
-    pub(super) fn begin_cut(&self) -> (u64, StateHead) {
-        let writer = locked(&self.writer);
+    /// Begins a cut at the round boundary that is now; its id and the state head there. What was applied is saved
+    /// before: a snapshot lets the log go that the state on the disk would need otherwise.
+    pub(super) fn begin_cut(&self) -> io::Result<(u64, StateHead)> {
+        let mut writer = locked(&self.writer);
+        self.save(&mut writer)?;
         let id = locked(&self.cuts).begin(writer.tree.clone());
-        (id, writer.head.clone())
+        Ok((id, writer.head.clone()))
     }
 
     pub(super) fn end_cut(&self, id: u64) {
@@ -246,7 +261,8 @@ impl Core {
             let view = View::of(&writer)?;
             *shared = writer;
             locked(&self.cuts).lose_all();
-            self.publish(&shared, view);
+            *self.view_mut() = view;
+            self.wake(&shared);
         }
         self.set_current(head, file)?;
         old.remove_all()
@@ -303,12 +319,19 @@ impl Core {
         Arc::clone(&self.disk.files)
     }
 
-    /// What the state on the disk amounts to, every row read anew.
+    /// What the state amounts to, every row read anew.
     #[cfg(test)]
     pub(super) fn recomputed_rows_hash(&self) -> io::Result<u128> {
-        let writer = locked(&self.writer);
+        let (writer, view) = (locked(&self.writer), self.view());
         let mut sum: u128 = 0;
+        for (key, change) in view.overlay.changes() {
+            let row = change.after.as_ref().map_or(0, |(row, _)| row.hash(key));
+            sum = sum.wrapping_add(row);
+        }
         for (key, item) in writer.tree.range(&[], Some(&[CLASS_SESSION + 1]), usize::MAX)? {
+            if view.overlay.get(&key).is_some() {
+                continue;
+            }
             let row = Row::decode(&key, &item)?;
             let value = writer.tree.value(&key, &row)?;
             assert_eq!(row, Row::of(row.origin, &value), "the row names the value that is there");

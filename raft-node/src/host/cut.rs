@@ -1,6 +1,6 @@
 //! Consistent views for snapshots, without stopping writes: the rows as they were when a cut began.
 //!
-//! A cut is read in chunks from a cursor on. Before a round changes a row that the cursor has not reached yet, the row
+//! A cut is read in chunks from a cursor on. Before a save changes a row that the cursor has not reached yet, the row
 //! as it was is saved in the cut; the saved one counts. Cuts live in memory only.
 
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ pub(super) enum Chunk {
 }
 
 impl Cuts {
-    /// Begins a cut of the tree as it is. To be called between two rounds.
+    /// Begins a cut of the tree as it is. To be called after a save.
     pub(super) fn begin(&mut self, tree: Tree) -> u64 {
         self.next_id += 1;
         let cursor = Bytes::from_static(&[CLASS_USER]);

@@ -117,7 +117,8 @@ fn size_of_entry(entry: &EntryOf<TypeConfig>) -> usize {
 /// Builds one snapshot of the state as it was when the builder was made.
 pub struct SnapshotBuilder {
     core: Arc<Core>,
-    cut: Option<HeldCut>,
+    /// The cut that was begun with the builder, or why it could not be.
+    cut: Option<io::Result<HeldCut>>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -127,7 +128,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let runtime = self.core.runtime.clone();
         let mut pause = RETRY_PAUSE_MIN;
         loop {
-            let cut = self.cut.take().unwrap_or_else(|| HeldCut::begin(&self.core));
+            let cut = self.cut.take().unwrap_or_else(|| HeldCut::begin(&self.core))?;
             let meta = meta_of(&cut.head);
             let written = on_thread(&runtime, "snapshot-build", async move {
                 cut.core.write_snapshot(cut.id, &cut.head).await
@@ -156,9 +157,9 @@ struct HeldCut {
 }
 
 impl HeldCut {
-    fn begin(core: &Arc<Core>) -> Self {
-        let (id, head) = core.begin_cut();
-        Self { core: Arc::clone(core), id, head }
+    fn begin(core: &Arc<Core>) -> io::Result<Self> {
+        let (id, head) = core.begin_cut()?;
+        Ok(Self { core: Arc::clone(core), id, head })
     }
 }
 

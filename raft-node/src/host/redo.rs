@@ -1,14 +1,14 @@
-//! The redo record: what makes a round of changes atomic without batches.
+//! The redo record: what makes a save atomic without batches.
 //!
-//! It holds every effect of one round and the state head after it, and is written by a single insert before the plain
+//! It holds every effect of one save and the state head then, and is written by a single insert before the plain
 //! inserts and removes. A crash keeps a prefix of all operations; so on opening, the effects of the redo record that is
-//! found are put again, and the state is exactly that of its round.
+//! found are put again, and the state is exactly that of its save.
 //! ```text
 //! 0x02                            version u8 = 1 | crc32c u32 of all that follows | kind u8
 //!                                 kind 0: payload     kind 1: slot u8 | pieces u32 | length u32 | crc32c u32 of the payload
 //! 0x02 | slot u8 | piece u32      a piece of a payload that is too large for one item
 //! ```
-//! Pieces are written before the head that names them. Two slots take turns: the pieces of the round before stay whole
+//! Pieces are written before the head that names them. Two slots take turns: the pieces of the save before stay whole
 //! until the new head has replaced the one that names them.
 
 use std::io;
@@ -20,10 +20,10 @@ use super::row::{CLASS_REDO, Origin, PieceSet, Tree, damaged};
 use crate::disk::PIECE_SIZE_MAX;
 use crate::state_head::StateHead;
 
-/// What one round does.
+/// What one save does.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Redo {
-    /// The state head after the round.
+    /// The state head of the save.
     pub(super) head: StateHead,
     /// Row items to set, or rows to remove.
     pub(super) effects: Vec<(Bytes, Option<Bytes>)>,
@@ -37,7 +37,7 @@ impl Redo {
         Self { head, effects, dropped }
     }
 
-    /// Makes this round the one that opening finds. `slot` must alternate from round to round.
+    /// Makes this save the one that opening finds. `slot` must alternate from save to save.
     pub(super) fn write(&self, tree: &Tree, slot: u8) -> io::Result<()> {
         let mut payload = Vec::with_capacity(512);
         ciborium::into_writer(self, &mut payload).map_err(io::Error::other)?;
@@ -65,7 +65,7 @@ impl Redo {
         tree.insert(&[CLASS_REDO], &item)
     }
 
-    /// The redo record of the last round and its slot, if there was one.
+    /// The redo record of the last save and its slot, if there was one.
     pub(super) fn read(tree: &Tree) -> io::Result<Option<(Self, u8)>> {
         let damaged = |what: &str| damaged(&[CLASS_REDO], what);
         let Some(mut item) = tree.get(&[CLASS_REDO])? else { return Ok(None) };

@@ -1,47 +1,44 @@
-//! One round: entries are applied to a layer of changes in memory, which then becomes one set of effects.
+//! One round: entries are applied to a layer of changes in memory, over what was applied before.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
 
-use super::row::{CLASS_USER, Origin, PieceSet, Row, Tree, VALUE_PIECE_SIZE, user_key};
+use super::overlay::{Change, Changes, Overlay, ROW_OVERHEAD, VALUE_SIZE_FULL};
+use super::row::{CLASS_USER, Origin, Row, Tree, VALUE_PIECE_SIZE, user_key};
 use crate::machine::{ROW_KEY_SIZE_MAX, ROW_VALUE_SIZE_MAX, Rows, RowsRead};
 
-/// The changes of the entries applied so far, laid over the tree.
-pub(super) struct Round {
-    tree: Tree,
-    changes: BTreeMap<Bytes, Change>,
+/// The changes of the entries applied so far, laid over what was applied before, laid over the tree.
+pub(super) struct Round<'a> {
+    tree: &'a Tree,
+    overlay: &'a Overlay,
+    changes: BTreeMap<Bytes, Step>,
+    /// The last row that was read from the tree: who reads a row often writes it next.
+    last_read: RefCell<Option<(Bytes, Option<Bytes>)>>,
     /// About the size of the redo record, in bytes.
     redo_size: usize,
     /// Bytes of values held in memory.
     value_size: usize,
 }
 
-struct Change {
-    /// The item at the round's beginning.
-    before: Option<Bytes>,
+struct Step {
+    /// The item in the tree; `None` where the overlay knows it.
+    stored: Option<Option<Bytes>>,
     after: Option<(Origin, Bytes)>,
 }
 
-/// What a round does to the disk.
-#[derive(Default)]
-pub(super) struct Effects {
-    /// Row items to set, or rows to remove, by key.
-    pub(super) rows: Vec<(Bytes, Option<Bytes>)>,
-    /// The items that these rows had before.
-    pub(super) befores: BTreeMap<Bytes, Option<Bytes>>,
-    /// Large values, whose pieces are to be written.
-    pub(super) written: Vec<(PieceSet, Bytes)>,
-    /// Pieces that no row names any more.
-    pub(super) dropped: Vec<PieceSet>,
-    /// What the sum of row hashes changes by, modulo 2^128.
-    pub(super) hash_change: u128,
-}
-
-impl Round {
-    pub(super) fn new(tree: Tree) -> Self {
-        Self { tree, changes: BTreeMap::new(), redo_size: 0, value_size: 0 }
+impl<'a> Round<'a> {
+    pub(super) fn new(tree: &'a Tree, overlay: &'a Overlay) -> Self {
+        Self {
+            tree,
+            overlay,
+            changes: BTreeMap::new(),
+            last_read: RefCell::default(),
+            redo_size: 0,
+            value_size: 0,
+        }
     }
 
     /// Whether the round is to end here.
@@ -54,74 +51,99 @@ impl Round {
         let value = after.as_ref().map_or(0, |(_, value)| value.len());
         self.redo_size += key.len() + value.min(VALUE_PIECE_SIZE) + ROW_OVERHEAD;
         self.value_size += value;
-        if let Some(change) = self.changes.get_mut(&key) {
-            change.after = after;
+        if let Some(step) = self.changes.get_mut(&key) {
+            step.after = after;
             return Ok(());
         }
-        let before = self.tree.get(&key)?;
-        if before.is_some() || after.is_some() {
-            self.changes.insert(key, Change { before, after });
-        }
+        let stored = match self.overlay.get(&key) {
+            Some(_) => None,
+            None => Some(self.stored(&key)?),
+        };
+        self.changes.insert(key, Step { stored, after });
         Ok(())
     }
 
-    /// The changes as they go to the disk.
-    pub(super) fn into_effects(self) -> io::Result<Effects> {
-        let mut effects = Effects::default();
-        for (key, Change { before, after }) in self.changes {
-            if before.is_none() && after.is_none() {
-                continue;
+    /// The changes as the overlay takes them, and what the sum of row hashes changes by, modulo 2^128.
+    pub(super) fn into_changes(self) -> io::Result<(Changes, u128)> {
+        let mut changes = Vec::with_capacity(self.changes.len());
+        let mut hash_change: u128 = 0;
+        for (key, Step { stored, after }) in self.changes {
+            let before = match &stored {
+                Some(item) => item.as_ref().map(|item| Row::decode(&key, item)).transpose()?,
+                None => None,
+            };
+            let known = self.overlay.get(&key).and_then(|change| change.after.as_ref());
+            if let Some(row) = known.map(|(row, _)| row).or(before.as_ref()) {
+                hash_change = hash_change.wrapping_sub(row.hash(&key));
             }
-            if let Some(item) = &before {
-                let row = Row::decode(&key, item)?;
-                effects.hash_change = effects.hash_change.wrapping_sub(row.hash(&key));
-                effects.dropped.extend(row.pieces());
+            let after = after.map(|(origin, value)| (Row::of(origin, &value), value));
+            if let Some((row, _)) = &after {
+                hash_change = hash_change.wrapping_add(row.hash(&key));
             }
-            let item = after.map(|(origin, value)| {
-                let row = Row::of(origin, &value);
-                effects.hash_change = effects.hash_change.wrapping_add(row.hash(&key));
-                effects.written.extend(row.pieces().map(|set| (set, value)));
-                row.encode(&key)
-            });
-            effects.rows.push((key.clone(), item));
-            effects.befores.insert(key, before);
+            let before_pieces = before.as_ref().and_then(Row::pieces);
+            changes.push((key, Change { before: stored.flatten(), before_pieces, after }));
         }
-        Ok(effects)
+        Ok((changes, hash_change))
+    }
+
+    /// The item of a row in the tree.
+    fn stored(&self, key: &Bytes) -> io::Result<Option<Bytes>> {
+        let mut last_read = self.last_read.borrow_mut();
+        if let Some((_, item)) = last_read.as_ref().filter(|(read, _)| read == key) {
+            return Ok(item.clone());
+        }
+        let item = self.tree.get(key)?;
+        *last_read = Some((key.clone(), item.clone()));
+        Ok(item)
     }
 
     fn value(&self, key: &Bytes) -> io::Result<Option<Bytes>> {
-        if let Some(change) = self.changes.get(key) {
-            return Ok(change.after.as_ref().map(|(_, value)| value.clone()));
+        if let Some(step) = self.changes.get(key) {
+            return Ok(step.after.as_ref().map(|(_, value)| value.clone()));
         }
-        self.tree.get(key)?.map(|item| self.tree.item_value(key, &item)).transpose()
+        if let Some(change) = self.overlay.get(key) {
+            return Ok(change.value());
+        }
+        self.stored(key)?.map(|item| self.tree.item_value(key, &item)).transpose()
     }
 }
 
 /// The machine's rows, as the command of one entry sees them.
-pub(super) struct MachineRows<'a> {
-    round: &'a mut Round,
+pub(super) struct MachineRows<'a, 'b> {
+    round: &'a mut Round<'b>,
     /// The next change.
     origin: Origin,
 }
 
-impl<'a> MachineRows<'a> {
-    pub(super) fn new(round: &'a mut Round, index: u64) -> Self {
+impl<'a, 'b> MachineRows<'a, 'b> {
+    pub(super) fn new(round: &'a mut Round<'b>, index: u64) -> Self {
         Self { round, origin: Origin { index, n: 0 } }
     }
 }
 
-impl RowsRead for MachineRows<'_> {
+impl RowsRead for MachineRows<'_, '_> {
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
         self.round.value(&user_key(key))
     }
 
     fn range(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
-        let after = |_: &Bytes, change: &Change| Ok(change.after.as_ref().map(|(_, value)| value.clone()));
-        user_range(&self.round.tree, &self.round.changes, after, from, to, limit)
+        // Of what lies over the tree in this range, the round's own counts.
+        let (first, end) = (user_key(from), user_end(to));
+        if first >= end {
+            return Ok(Vec::new());
+        }
+        let range = first..end;
+        let known = self.round.overlay.changes().range(range.clone());
+        let mut layer: BTreeMap<_, _> = known.map(|(key, change)| (key.clone(), change.value())).collect();
+        let own = self.round.changes.range(range);
+        layer.extend(
+            own.map(|(key, step)| (key.clone(), step.after.as_ref().map(|(_, value)| value.clone()))),
+        );
+        user_range(self.round.tree, &layer, Option::clone, from, to, limit)
     }
 }
 
-impl Rows for MachineRows<'_> {
+impl Rows for MachineRows<'_, '_> {
     fn put(&mut self, key: &[u8], value: Bytes) -> io::Result<()> {
         if key.len() > ROW_KEY_SIZE_MAX || value.len() > ROW_VALUE_SIZE_MAX {
             let (key, value) = (key.len(), value.len());
@@ -143,19 +165,19 @@ impl Rows for MachineRows<'_> {
 pub(super) fn user_range<T>(
     tree: &Tree,
     layer: &BTreeMap<Bytes, T>,
-    present: impl Fn(&Bytes, &T) -> io::Result<Option<Bytes>>,
+    value: impl Fn(&T) -> Option<Bytes>,
     from: &[u8],
     to: Option<&[u8]>,
     limit: usize,
 ) -> io::Result<Vec<(Bytes, Bytes)>> {
-    let end = to.map_or_else(|| Bytes::from_static(&[CLASS_USER + 1]), user_key);
-    let found = tree.layered(layer, present, &user_key(from), &end, limit)?;
+    let found = tree.layered(layer, value, &user_key(from), &user_end(to), limit)?;
     Ok(found.into_iter().map(|(key, value)| (key.slice(1..), value)).collect())
+}
+
+/// Where a range of the machine's rows ends in the tree.
+fn user_end(to: Option<&[u8]>) -> Bytes {
+    to.map_or_else(|| Bytes::from_static(&[CLASS_USER + 1]), user_key)
 }
 
 /// A round ends with the entry that brings its redo record to this size, in bytes.
 const REDO_SIZE_FULL: usize = 256 * 1024;
-/// A round ends with the entry that brings the values it holds to this size, in bytes.
-const VALUE_SIZE_FULL: usize = 4 * 1024 * 1024;
-/// What a row takes in the redo record beside key and value, in bytes.
-const ROW_OVERHEAD: usize = 32;

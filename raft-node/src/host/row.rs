@@ -322,12 +322,12 @@ impl Tree {
         Ok(value.freeze())
     }
 
-    /// Up to `limit` rows of this tree with `layer` laid over it: a key in `layer` counts as `present` says, whatever
+    /// Up to `limit` rows of this tree with `layer` laid over it: a key in `layer` has the value that `value` says, whatever
     /// the tree holds. Ascending.
     pub(super) fn layered<T>(
         &self,
         layer: &BTreeMap<Bytes, T>,
-        present: impl Fn(&Bytes, &T) -> io::Result<Option<Bytes>>,
+        value: impl Fn(&T) -> Option<Bytes>,
         from: &[u8],
         to: &[u8],
         limit: usize,
@@ -345,7 +345,7 @@ impl Tree {
             for (key, item) in batch {
                 while let Some((over_key, entry)) = over.next_if(|(over_key, _)| **over_key < key) {
                     if found.len() < limit
-                        && let Some(value) = present(over_key, entry)?
+                        && let Some(value) = value(entry)
                     {
                         found.push((over_key.clone(), value));
                     }
@@ -365,7 +365,7 @@ impl Tree {
             if found.len() >= limit {
                 break;
             }
-            if let Some(value) = present(over_key, entry)? {
+            if let Some(value) = value(entry) {
                 found.push((over_key.clone(), value));
             }
         }

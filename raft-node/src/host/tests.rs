@@ -102,8 +102,15 @@ fn runtime() -> Runtime {
     World::new(1).start(1)
 }
 
+/// Opens a host that saves after every round.
 fn open(disk: Disk) -> io::Result<Host<Script>> {
-    Host::open(disk, Arc::new(Script), runtime(), HostConfig::default())
+    open_lazy(disk, 0)
+}
+
+/// Opens a host that saves once it has so many bytes to save.
+fn open_lazy(disk: Disk, unsaved_size_max: usize) -> io::Result<Host<Script>> {
+    let config = HostConfig { unsaved_size_max, ..HostConfig::default() };
+    Host::open(disk, Arc::new(Script), runtime(), config)
 }
 
 impl Host<Script> {

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::type_config::alias::EntryOf;
 
+use super::overlay::{Changes, Effects, Overlay};
 use super::redo::Redo;
-use super::round::{Effects, MachineRows, Round};
+use super::round::{MachineRows, Round};
 use super::row::{CLASS_REDO, CLASS_SESSION, Origin, Row, Tree, damaged, successor};
 use crate::command::{Command, DETAIL_SIZE_MAX, Record, Reply, Verdict};
 use crate::machine::{ApplyContext, StateMachine};
@@ -26,7 +27,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Opens the state in `tree` at the last round whose redo record is on the disk.
+    /// Opens the state in `tree` at the last save whose redo record is on the disk.
     pub(super) fn open(tree: Tree) -> io::Result<Self> {
         let (head, slot) = match Redo::read(&tree)? {
             Some((redo, slot)) => {
@@ -52,13 +53,16 @@ impl Writer {
         Ok(Self { tree, head, sessions, slot: 1 })
     }
 
-    /// Applies entries from the front of `entries` until a round is full, in memory; their replies in order.
+    /// Applies entries from the front of `entries` over `overlay` until a round is full, in memory; what they change, and
+    /// their replies in order.
     pub(super) fn apply<S: StateMachine>(
         &mut self,
         machine: &S,
+        overlay: &Overlay,
         entries: &mut VecDeque<EntryOf<TypeConfig>>,
-    ) -> io::Result<(Effects, Vec<Reply>)> {
-        let mut round = Round::new(self.tree.clone());
+    ) -> io::Result<(Changes, Vec<Reply>)> {
+        let tree = self.tree.clone();
+        let mut round = Round::new(&tree, overlay);
         let mut replies = Vec::with_capacity(entries.len());
         while let Some(entry) = entries.pop_front() {
             replies.push(self.apply_entry(machine, &mut round, entry)?);
@@ -66,12 +70,12 @@ impl Writer {
                 break;
             }
         }
-        let effects = round.into_effects()?;
-        self.head.rows_hash = self.head.rows_hash.wrapping_add(effects.hash_change);
-        Ok((effects, replies))
+        let (changes, hash_change) = round.into_changes()?;
+        self.head.rows_hash = self.head.rows_hash.wrapping_add(hash_change);
+        Ok((changes, replies))
     }
 
-    /// Writes pieces and redo record: from here on, opening finds the round.
+    /// Writes pieces and redo record of a save: from here on, opening finds the state as it is now.
     pub(super) fn write_redo(&mut self, effects: &Effects) -> io::Result<()> {
         for (set, value) in &effects.written {
             self.tree.write_pieces(*set, value)?;
@@ -85,7 +89,7 @@ impl Writer {
     fn apply_entry<S: StateMachine>(
         &mut self,
         machine: &S,
-        round: &mut Round,
+        round: &mut Round<'_>,
         entry: EntryOf<TypeConfig>,
     ) -> io::Result<Reply> {
         let log_id = entry.log_id;
@@ -114,7 +118,7 @@ impl Writer {
     fn apply_command<S: StateMachine>(
         &mut self,
         machine: &S,
-        round: &mut Round,
+        round: &mut Round<'_>,
         index: u64,
         command: Command,
     ) -> io::Result<Reply> {

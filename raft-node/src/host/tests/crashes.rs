@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::*;
 
 /// The sight at each round boundary of the scenario applied in rounds of `per_round` entries, by applied index.
-fn boundaries(per_round: usize) -> (TestDisk, BTreeMap<Option<u64>, Sight>) {
+fn boundaries(per_round: usize, unsaved_size_max: usize) -> (TestDisk, BTreeMap<Option<u64>, Sight>) {
     let disk = TestDisk::default();
-    let host = open(disk.handle()).unwrap();
+    let host = open_lazy(disk.handle(), unsaved_size_max).unwrap();
     let mut sights = BTreeMap::from([(None, host.sight())]);
     for round in scenario().chunks(per_round) {
         host.apply_all(round.to_vec()).unwrap();
@@ -33,20 +33,33 @@ fn check_reopened(disk: &TestDisk, sights: &BTreeMap<Option<u64>, Sight>, at: &s
 
 #[test]
 fn every_prefix_of_operations_reopens_at_a_round_boundary() {
-    for per_round in [1, 4, 21] {
-        let (disk, sights) = boundaries(per_round);
+    for (per_round, unsaved_size_max) in [(1, 0), (4, 0), (21, 0), (1, 500), (1, 9_000), (4, 9_000)] {
+        let (disk, sights) = boundaries(per_round, unsaved_size_max);
         let prefixes = disk.prefixes_since(&Default::default());
         assert!(prefixes.len() > 15, "{} operations", prefixes.len());
         for (count, content) in prefixes.into_iter().enumerate() {
             let disk = TestDisk::of(content);
-            check_reopened(&disk, &sights, &format!("{count} operations in rounds of {per_round}"));
+            let at = format!("{count} operations in rounds of {per_round}, saves of {unsaved_size_max}");
+            check_reopened(&disk, &sights, &at);
         }
     }
 }
 
 #[test]
+fn what_was_not_saved_is_applied_again() {
+    let (disk, sights) = boundaries(1, usize::MAX);
+    assert!(!disk.content().trees.contains_key("sm.0"), "nothing was saved");
+    check_reopened(&disk, &sights, "nothing saved");
+    let (disk, sights) = boundaries(1, 3 * VALUE_PIECE_SIZE);
+    let host = open(disk.handle()).unwrap();
+    let saved = host.applied().index();
+    assert!(Some(5) < saved && saved < Some(21), "{saved:?}");
+    assert_eq!(Some(&host.sight()), sights.get(&saved));
+}
+
+#[test]
 fn a_crash_while_reopening_loses_nothing_either() {
-    let (disk, sights) = boundaries(4);
+    let (disk, sights) = boundaries(4, 0);
     for (count, content) in disk.prefixes_since(&Default::default()).into_iter().enumerate().step_by(7) {
         let disk = TestDisk::of(content.clone());
         let index = open(disk.handle()).unwrap().applied().index();

@@ -79,7 +79,7 @@ fn pieces_lie_apart_from_what_every_round_writes() {
 }
 
 #[test]
-fn readers_meet_only_whole_rounds_while_rows_change_beneath_them() {
+fn readers_meet_only_whole_rounds_while_rows_are_saved_beneath_them() {
     let disk = TestDisk::default();
     let host = open(disk.handle()).unwrap();
     host.apply_all([
@@ -99,14 +99,34 @@ fn readers_meet_only_whole_rounds_while_rows_change_beneath_them() {
     let seen = std::mem::take(&mut *seen.lock().unwrap());
     assert!(seen.len() > 8, "{} inserts", seen.len());
     for ((revision, rows), (_, single)) in seen {
-        assert_eq!(revision, 2, "the watermark moves after the last insert");
+        assert_eq!(revision, 3, "what was applied can be read before it is saved");
         let keys: Vec<_> = rows.iter().map(|(key, value)| (key.as_ref(), value.len())).collect();
-        assert_eq!(keys, [(b"a".as_slice(), BIG), (b"b", 5), (b"c", 5), (b"d", 1)]);
-        assert_eq!(rows[1].1, pattern(5, 2));
-        assert_eq!(single.unwrap(), pattern(BIG, 2));
+        assert_eq!(keys, [(b"a".as_slice(), BIG + 1), (b"b", 5), (b"c", 5), (b"e", 1)]);
+        assert_eq!(rows[1].1, pattern(5, 3));
+        assert_eq!(single.unwrap(), pattern(BIG + 1, 3));
     }
     assert_eq!(host.applied().revision, 3);
     assert_eq!(host.get("a").unwrap(), pattern(BIG + 1, 3));
+}
+
+#[test]
+fn what_comes_and_goes_between_two_saves_never_reaches_the_disk() {
+    let disk = TestDisk::default();
+    let host = open_lazy(disk.handle(), 5_000).unwrap();
+    host.apply_all([open_session(1, 1), write(2, 1, 1, "put here 1 1")]).unwrap();
+    for index in 3..100 {
+        // The record of a write goes with the floor, three writes later.
+        host.apply_all([write(index, 1, index - 1, &format!("put there {} 1;delete there", 100 + index))])
+            .unwrap();
+        host.sight();
+    }
+    assert!(!disk.content().trees.contains_key("sm.0"), "nothing to save came together");
+    host.apply_all([write(100, 1, 99, "put there 5000 1")]).unwrap();
+    let content = disk.content();
+    // The session, three of its records and the last, two rows, the redo record.
+    assert_eq!(content.trees["sm.0"].len(), 8);
+    drop(content);
+    assert_eq!(open(disk.handle()).unwrap().sight(), host.sight());
 }
 
 #[test]

@@ -32,9 +32,10 @@ async fn current(host: &Host<Script>) -> Option<(SnapshotMeta, SnapshotFile)> {
     found.map(|snapshot| (snapshot.meta, snapshot.snapshot))
 }
 
-/// A host on `disk` that lives in `world` as node 1.
+/// A host on `disk` that lives in `world` as node 1, and saves after every round.
 fn open_in(world: &World, disk: Disk) -> Host<Script> {
-    Host::open(disk, Arc::new(Script), world.start(1), HostConfig::default()).unwrap()
+    let config = HostConfig { unsaved_size_max: 0, ..HostConfig::default() };
+    Host::open(disk, Arc::new(Script), world.start(1), config).unwrap()
 }
 
 /// Opens in a world of its own, and works in it.
@@ -213,7 +214,7 @@ fn a_snapshot_built_beside_writes_is_the_state_at_its_index() {
 #[test]
 fn a_snapshot_that_is_overwritten_too_fast_starts_again() {
     let world = World::new(1);
-    let config = HostConfig { snapshot_undo_bytes_max: 20_000 };
+    let config = HostConfig { snapshot_undo_bytes_max: 20_000, ..HostConfig::default() };
     let host = Host::open(TestDisk::default().handle(), Arc::new(Script), world.start(1), config).unwrap();
     let (sight, meta) = world.run(async move {
         host.apply_all([open_session(1, 1)]).unwrap();
