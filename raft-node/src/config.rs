@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::command::{BODY_SIZE_MAX, SESSION_LIFETIME_MS_DEFAULT};
+use crate::host::HostConfig;
 
 /// What a node is told at its start. The same on the first start and on every later one.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// When the log is replaced by a snapshot.
     pub snapshots: SnapshotTrigger,
+    /// How much of the state may lie in memory only.
+    pub host: HostConfig,
     /// How long an unused session lives. Fixed for ever when the cluster is founded; default 24 h.
     pub session_lifetime: Duration,
 }
@@ -39,6 +42,7 @@ impl NodeConfig {
             timers: Timers::default(),
             limits: Limits::default(),
             snapshots: SnapshotTrigger::default(),
+            host: HostConfig::default(),
             session_lifetime: Duration::from_millis(SESSION_LIFETIME_MS_DEFAULT),
         }
     }

@@ -58,7 +58,8 @@ impl<S: StateMachine> Boot<S> {
         config: NodeConfig,
     ) -> Result<Self, StartError> {
         check(&config)?;
-        let Storage { identity, log, host } = Storage::open(&runtime, &disk, machine, config.id).await?;
+        let opening = Storage::open(&runtime, &disk, machine, config.id, config.host.clone());
+        let Storage { identity, log, host } = opening.await?;
         let life = Arc::new(Life::new(runtime, config, disk, identity, log, host));
         let proposals = Arc::new(Proposals::new(Arc::clone(&life)));
         Ok(Self { life, proposals })

@@ -30,6 +30,7 @@ impl<S: StateMachine> Storage<S> {
         disk: &Disk,
         machine: Arc<S>,
         configured: u64,
+        host: HostConfig,
     ) -> Result<Self, StartError> {
         let identity = match Identity::load(disk).map_err(damaged)? {
             Some(identity) => identity,
@@ -47,8 +48,7 @@ impl<S: StateMachine> Storage<S> {
             return Err(StartError::Foreign { found: identity.configured, configured });
         }
         let log = LogStore::open(disk.clone(), runtime).map_err(opening)?;
-        let host =
-            Host::open(disk.clone(), machine, runtime.clone(), HostConfig::default()).map_err(opening)?;
+        let host = Host::open(disk.clone(), machine, runtime.clone(), host).map_err(opening)?;
         if host.cluster().is_some_and(|cluster| Some(cluster) != identity.cluster) {
             return Err(StartError::Damaged("state and identity belong to different clusters".to_owned()));
         }

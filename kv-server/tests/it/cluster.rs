@@ -84,6 +84,7 @@ impl Cluster {
         let disk = self.disks[&node].open(&runtime);
         let members = self.disks.keys().map(|id| (*id, address(*id).to_string())).collect();
         let mut config = ServerConfig::new(NodeConfig::new(node, members), Security::insecure());
+        config.node.host.unsaved_size_max = UNSAVED_SIZE_MAX;
         (self.configure)(&mut config);
         let starting = Server::start(runtime.clone(), disk, socket, config, Arc::new(Literal));
         let server = runtime.spawn("start", starting).await.unwrap().unwrap();
@@ -210,3 +211,6 @@ impl Session {
         self.attempt(node, sequence, op).await.unwrap().reply
     }
 }
+
+/// Bytes of state in memory only: few, so that tests of some hundred writes meet many saves.
+const UNSAVED_SIZE_MAX: usize = 2_000;

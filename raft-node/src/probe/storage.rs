@@ -15,6 +15,7 @@ use openraft::{EntryPayload, LogId};
 use rpc_core::runtime::Runtime;
 
 use crate::disk::Disk;
+use crate::host::HostConfig;
 use crate::machine::{RowsRead, StateMachine};
 use crate::status::{LogPosition, Vote};
 use crate::storage::{StartError, Storage};
@@ -51,7 +52,7 @@ impl<S: StateMachine> StorageProbe<S> {
     /// # Errors
     /// As [`crate::Boot::open`].
     pub async fn open(runtime: Runtime, disk: Disk, machine: Arc<S>) -> Result<Self, StartError> {
-        let storage = Storage::open(&runtime, &disk, machine, 1).await?;
+        let storage = Storage::open(&runtime, &disk, machine, 1, HostConfig::default()).await?;
         Ok(Self { storage, runtime })
     }
 

@@ -80,6 +80,7 @@ impl Cluster {
         let socket = self.world.bind(number, address(number));
         let members = self.numbers().into_iter().map(|it| (it, address(it).to_string())).collect();
         let mut config = NodeConfig::new(number, members);
+        config.host.unsaved_size_max = UNSAVED_SIZE_MAX;
         (self.configure)(&mut config);
         let starting = runtime.clone().spawn("start", async move {
             let boot = Boot::open(runtime.clone(), disk, Arc::new(Counter), config).await?;
@@ -256,3 +257,6 @@ pub(crate) fn value(record: &Record) -> u64 {
 fn address(number: u64) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, number as u8], 7301))
 }
+
+/// Bytes of state in memory only: few, so that tests of some hundred writes meet many saves.
+const UNSAVED_SIZE_MAX: usize = 2_000;
