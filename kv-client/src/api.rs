@@ -18,8 +18,9 @@ mod tests;
 mod write;
 
 pub use admin::{
-    FaultsReply, FaultsRequest, Health, LinkFault, Member, ReplaceError, ReplaceRequest, Replaced, Role,
-    Status, TraceRequest, TraceSpan, TraceStep, Traced, Version,
+    ChangeError, Changed, Connection, Connections, ConnectionsRequest, FaultsReply, FaultsRequest, Health,
+    LinkFault, Member, MemberChange, Role, SnapshotBytes, SnapshotOffer, SnapshotPart, Status, TraceRequest,
+    TraceSpan, TraceStep, Traced, Version,
 };
 pub use error::{Hint, KvError, Limited};
 pub use read::{Age, Consistency, GetReply, GetRequest, Versioned};

@@ -1,5 +1,6 @@
 //! The command line: global flags, and one module per command, each with the same two parts: its arguments, and `run`.
 
+mod admin;
 mod batch;
 mod bench;
 mod cas;
@@ -9,12 +10,14 @@ mod exit;
 mod get;
 mod health;
 mod input;
+mod leader;
 mod member;
 mod names;
 mod nodes;
 mod output;
 mod put;
 mod resolve;
+mod snapshot;
 mod status;
 mod trace;
 mod trace_id;
@@ -64,7 +67,7 @@ struct Global {
     /// The key that the cluster shares: everything is encrypted. Without it nothing is.
     #[arg(long, global = true, env = "KV_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// The time for the whole command: 500ms, 5s, 2m [default: 5s; member: 60s, wait: 30s].
+    /// The time for the whole command: 500ms, 5s, 2m [default: 5s; member, leader: 60s, snapshot: 10m, wait: 30s].
     #[arg(long, global = true, env = "KV_TIMEOUT", value_parser = input::duration, value_name = "TIME")]
     timeout: Option<Duration>,
     /// How results are printed; json is the schema of docs/CLI.md.
@@ -100,6 +103,9 @@ enum Command {
     Status(status::Status),
     Trace(trace::Trace),
     Member(member::Member),
+    Leader(leader::Leader),
+    Snapshot(snapshot::Snapshot),
+    Admin(admin::Admin),
     Health(health::Health),
     Wait(wait::Wait),
     Bench(bench::Bench),
@@ -166,6 +172,9 @@ async fn dispatch(command: Command, context: &Context) -> Exit {
         Command::Status(status) => status.run(context).await,
         Command::Trace(trace) => trace.run(context).await,
         Command::Member(member) => member.run(context).await,
+        Command::Leader(leader) => leader.run(context).await,
+        Command::Snapshot(snapshot) => snapshot.run(context).await,
+        Command::Admin(admin) => admin.run(context).await,
         Command::Health(health) => health.run(context).await,
         Command::Wait(wait) => wait.run(context).await,
         Command::Bench(bench) => bench.run(context).await,

@@ -10,8 +10,8 @@ use rpc_core::rpc::{Call, CallError, Outcome as CallOutcome};
 use rpc_core::runtime::{Instant, Runtime};
 
 use crate::api::{
-    self, CloseRequest, Consistency, Expect, GetReply, GetRequest, KvClient, KvError, OpenRequest,
-    ReplaceError, ReplaceRequest, Replaced, ResolveRequest, Resolved, WriteOp, WriteRequest,
+    self, ChangeError, Changed, CloseRequest, Consistency, Expect, GetReply, GetRequest, KvClient, KvError,
+    MemberChange, OpenRequest, ResolveRequest, Resolved, WriteOp, WriteRequest,
 };
 use crate::endpoint::{Endpoint, NoNames, Resolver};
 use crate::inner::{Inner, Parts};
@@ -165,20 +165,15 @@ impl Client {
         self.read(key.into(), Consistency::Stale).await
     }
 
-    /// Replaces a member whose data was lost by the empty node at `address`, by default where the old one was.
+    /// Changes who is a member, or who leads.
     ///
     /// # Errors
     /// Why not; it may be repeated.
-    pub async fn member_replace(
-        &self,
-        old: u64,
-        address: Option<String>,
-    ) -> Result<Replaced, CallError<ReplaceError>> {
-        let request = ReplaceRequest { old, address };
+    pub async fn member_change(&self, change: MemberChange) -> Result<Changed, CallError<ChangeError>> {
         let mut last = None;
-        let judge = |_, answer: Result<Replaced, CallError<ReplaceError>>| {
+        let judge = |_, answer: Result<Changed, CallError<ChangeError>>| {
             let verdict = match &answer {
-                Err(CallError::Method(ReplaceError::Refused(error))) => {
+                Err(CallError::Method(ChangeError::Refused(error))) => {
                     self.inner.follow(error.leader());
                     if error.is_definite() { verdict_of(error) } else { Verdict::Stop }
                 }
@@ -190,15 +185,15 @@ impl Client {
             last = answer.err();
             Step::Go(verdict)
         };
-        let replaced = pursue(
+        let changed = pursue(
             &self.inner,
             self.deadline(),
-            |node| self.traced(node.member_replace(request.clone())),
+            |node| self.traced(node.member_change(change.clone())),
             judge,
         )
         .await;
-        replaced.unwrap_or_else(|| {
-            Err(last.unwrap_or(CallError::Method(ReplaceError::Refused(KvError::Deadline))))
+        changed.unwrap_or_else(|| {
+            Err(last.unwrap_or(CallError::Method(ChangeError::Refused(KvError::Deadline))))
         })
     }
 

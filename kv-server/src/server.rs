@@ -106,7 +106,7 @@ impl Server {
     pub async fn fatal(&self) -> String {
         let stopped = async {
             match self.node.stopped().await {
-                StopReason::Fatal(reason) => reason,
+                StopReason::Fatal(reason) | StopReason::Foreign(reason) => reason,
                 StopReason::Shutdown => std::future::pending().await,
             }
         };
@@ -114,7 +114,7 @@ impl Server {
             self.peer.closed().await;
             match self.node.status().phase {
                 Phase::Draining | Phase::Stopped(StopReason::Shutdown) => std::future::pending().await,
-                Phase::Stopped(StopReason::Fatal(reason)) => reason,
+                Phase::Stopped(StopReason::Fatal(reason) | StopReason::Foreign(reason)) => reason,
                 _ => "the socket failed".to_owned(),
             }
         };
@@ -123,6 +123,11 @@ impl Server {
             reason = stopped => reason,
             reason = closed => reason,
         }
+    }
+
+    /// Whether the node stopped because its data belongs to another cluster.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.node.status().phase, Phase::Stopped(StopReason::Foreign(_)))
     }
 
     /// Completes when the cluster refuses this node, because it knows its id with other data than this (empty) disk
@@ -153,7 +158,7 @@ impl Server {
         let rest = deadline - self.runtime.now();
         self.peer.drain(rest.max(ANSWERS)).await;
         match self.node.status().phase {
-            Phase::Stopped(StopReason::Fatal(reason)) => Err(reason),
+            Phase::Stopped(StopReason::Fatal(reason) | StopReason::Foreign(reason)) => Err(reason),
             _ => Ok(()),
         }
     }

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kv_client::api::{
-    CloseRequest, FaultsReply, FaultsRequest, GetReply, GetRequest, Health, Hint, Kv, KvError, OpenRequest,
-    Opened, PROTOCOL, ReplaceError, ReplaceRequest, Replaced, ResolveRequest, Resolved, Status, TraceRequest,
-    Traced, Version, WriteAnswer, WriteRequest,
+    ChangeError, Changed, CloseRequest, Connections, ConnectionsRequest, FaultsReply, FaultsRequest,
+    GetReply, GetRequest, Health, Hint, Kv, KvError, MemberChange, OpenRequest, Opened, PROTOCOL,
+    ResolveRequest, Resolved, SnapshotBytes, SnapshotOffer, SnapshotPart, Status, TraceRequest, Traced,
+    Version, WriteAnswer, WriteRequest,
 };
 use raft_node::Node;
 use raft_node::spans::Step;
@@ -187,7 +188,7 @@ impl Failure for KvError {
     }
 }
 
-impl Failure for ReplaceError {
+impl Failure for ChangeError {
     fn kv(&self) -> Option<&KvError> {
         match self {
             Self::Refused(error) => Some(error),
@@ -303,10 +304,28 @@ impl Kv for Service {
         Ok(admin::health_local(self.running.wait().await, deadline).await)
     }
 
-    async fn member_replace(&self, ctx: Ctx, request: ReplaceRequest) -> Result<Replaced, ReplaceError> {
-        let admitted = self.admit(&ctx, Operation::MemberReplace).await.map_err(ReplaceError::Refused)?;
+    async fn member_change(&self, ctx: Ctx, change: MemberChange) -> Result<Changed, ChangeError> {
+        let admitted = self.admit(&ctx, Operation::MemberChange).await.map_err(ChangeError::Refused)?;
         let (running, deadline) = (admitted.running, admitted.deadline);
-        admitted.serve(admin::member_replace(running, request, deadline)).await
+        admitted.serve(admin::member_change(running, change, deadline)).await
+    }
+
+    async fn snapshot(&self, ctx: Ctx) -> Result<SnapshotOffer, KvError> {
+        let admitted = self.admit(&ctx, Operation::Snapshot).await?;
+        let (running, deadline) = (admitted.running, admitted.deadline);
+        admitted.serve(admin::snapshot(running, deadline)).await
+    }
+
+    async fn snapshot_part(&self, ctx: Ctx, request: SnapshotPart) -> Result<SnapshotBytes, KvError> {
+        let admitted = self.admit(&ctx, Operation::Snapshot).await?;
+        let running = admitted.running;
+        admitted.serve(async { admin::snapshot_part(running, &request) }).await
+    }
+
+    async fn connections(&self, ctx: Ctx, request: ConnectionsRequest) -> Result<Connections, KvError> {
+        let admitted = self.admit(&ctx, Operation::Connections).await?;
+        let (running, now) = (admitted.running, self.runtime.now());
+        admitted.serve(async { Ok(admin::connections(running, request, now)) }).await
     }
 
     async fn faults(&self, ctx: Ctx, request: FaultsRequest) -> Result<FaultsReply, KvError> {

@@ -26,14 +26,16 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rpc_core::runtime::Runtime;
 
 use self::core::Core;
 pub use self::raft::SnapshotBuilder;
-use crate::disk::Disk;
+use crate::disk::{Disk, Files};
 use crate::machine::{RowsRead, StateMachine};
-use crate::snapshot::{SnapshotOffer, SnapshotReceiver};
-use crate::types::{LogId, StoredMembership};
+use crate::snapshot::{SnapshotFile, SnapshotOffer, SnapshotReceiver, on_thread};
+use crate::state_head::StateHead;
+use crate::types::{LogId, Member, StoredMembership};
 
 /// Hosts one state machine: openraft's state machine on one side, reads on the other. Cheap to clone.
 pub struct Host<S> {
@@ -162,6 +164,45 @@ impl<S: StateMachine> Host<S> {
     /// The last applied membership.
     pub(crate) fn membership(&self) -> StoredMembership {
         self.core.view().membership.clone()
+    }
+
+    /// Replaces the state by that in a snapshot file, which stays where it is.
+    pub(crate) async fn load(&self, file: &SnapshotFile) -> io::Result<()> {
+        self.core.load(file).await.map(drop)
+    }
+
+    /// Writes the state, which nobody changes, as a snapshot file into `files`.
+    pub(crate) async fn copy_state(&self, files: &Arc<dyn Files>) -> io::Result<SnapshotFile> {
+        let (cut, head) = self.core.begin_cut()?;
+        let written = self.core.write_cut(cut, &head, files).await;
+        self.core.end_cut(cut);
+        written?.ok_or_else(|| io::Error::other("the state changed while it was copied"))
+    }
+
+    /// Makes the state that of a new cluster with one member; the last log id in it.
+    pub(crate) fn found_anew(
+        &self,
+        cluster: u128,
+        revisions: u64,
+        founder: (u64, Member),
+    ) -> io::Result<LogId> {
+        self.core.found_anew(cluster, revisions, founder)
+    }
+
+    /// Reads all rows, and compares them with the state hash; how many there are.
+    pub(crate) fn verify_rows(&self) -> io::Result<u64> {
+        self.core.verify_rows()
+    }
+
+    /// The newest snapshot that verifies, with its head.
+    pub(crate) async fn current_snapshot(&self) -> io::Result<Option<(StateHead, SnapshotFile)>> {
+        let (core, runtime) = (Arc::clone(&self.core), self.core.runtime.clone());
+        on_thread(&runtime, "snapshot-find", async move { core.current_snapshot().await }).await
+    }
+
+    /// Up to `length` bytes at `offset` of the finished snapshot of that name; `NotFound` when there is none.
+    pub(crate) fn read_snapshot(&self, name: &str, offset: u64, length: usize) -> io::Result<Bytes> {
+        self.core.read_snapshot(name, offset, length)
     }
 
     /// Begins to receive a snapshot, or goes on with one that was begun.

@@ -4,10 +4,12 @@
 //! (openraft's type configuration, behind which all of openraft stays) -> [`command`] (the log format) ->
 //! [`machine`] (what a user implements) -> `log`, [`host`], [`snapshot`] (storage) -> `identity`, `storage` (who this
 //! node is, and all that it keeps) -> `formation` (how a cluster comes to be) -> `network` (calls to others) -> [`spans`]
-//! (what became of traced requests) -> `life` (from an empty folder to a running
-//! Raft) -> `proposals`, `reads`, `membership`, `service`, `duties` -> [`Node`], which users hold. Nothing in this crate
+//! (what became of traced requests) -> [`offline`] (a disk without a running node) -> `life` (from an empty folder to a running
+//! Raft) -> `proposals`, `reads`, [`backup`], `membership`, `service`, `duties` -> [`Node`], which users hold. Nothing in this crate
 //! knows keys, command lines or HTTP.
 
+pub mod backup;
+mod change;
 pub mod command;
 pub mod config;
 pub mod disk;
@@ -22,11 +24,11 @@ pub mod machine;
 mod membership;
 mod network;
 mod node;
+pub mod offline;
 pub mod outcome;
 pub mod probe;
 mod proposals;
 mod reads;
-mod replace;
 pub mod resolver;
 mod runtime;
 mod service;
@@ -40,7 +42,7 @@ mod storage;
 mod suite;
 mod types;
 
+pub use change::{Change, ChangeError};
 pub use config::NodeConfig;
 pub use node::{Boot, Node};
-pub use replace::ReplaceError;
 pub use storage::StartError;

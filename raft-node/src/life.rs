@@ -12,7 +12,9 @@ use std::time::Duration;
 use openraft::async_runtime::watch::{Watch, WatchReceiver, WatchSender};
 use openraft::{Config, Raft, SnapshotPolicy};
 use rpc_core::runtime::Runtime;
+use tokio::sync::mpsc;
 
+use crate::change::Change;
 use crate::config::NodeConfig;
 use crate::disk::{Disk, Space};
 use crate::formation::{Formation, Introduction, Step};
@@ -39,8 +41,8 @@ pub(crate) struct Life<S: StateMachine> {
     pub(crate) host: Host<S>,
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) spans: Spans,
-    /// The last replacement that this node led to its end: the old id and the new one. Locked while one goes on.
-    pub(crate) replaced: tokio::sync::Mutex<Option<(u64, u64)>>,
+    /// The last change of the members that this node led to its end, and what it answered. Locked while one goes on.
+    pub(crate) changed: tokio::sync::Mutex<Option<(Change, u64)>>,
     disk: Disk,
     log: LogStore,
     /// The space on the disk while it is below the reserve.
@@ -110,7 +112,7 @@ impl<S: StateMachine> Life<S> {
             config,
             host,
             freshness: Arc::new(Freshness::default()),
-            replaced: tokio::sync::Mutex::new(None),
+            changed: tokio::sync::Mutex::new(None),
             disk,
             log,
             shortage: Mutex::new(None),
@@ -126,8 +128,8 @@ impl<S: StateMachine> Life<S> {
     pub(crate) fn begin(self: &Arc<Self>, network: Arc<Network>) {
         // The first call counts; there is one, because a boot is consumed by its start.
         let _ = self.network.set(network);
-        if self.lock().identity.cluster.is_some() {
-            self.take_turn(|_| true);
+        if let Some(cluster) = self.lock().identity.cluster {
+            self.runtime.spawn("recognize", Arc::clone(self).recognize(cluster));
             return;
         }
         let own = self.config.id;
@@ -135,6 +137,50 @@ impl<S: StateMachine> Life<S> {
             self.runtime.spawn("meet", Arc::clone(self).meet(address.clone()));
         }
         self.consider();
+    }
+
+    /// A member starts once another one answers as a member of the same cluster, or when none has within a moment: then
+    /// there is no quorum that could be kept waiting. If a majority of the listed members belongs to another
+    /// cluster, this data was put in a foreign place, and must not be served there.
+    async fn recognize(self: Arc<Self>, own: u128) {
+        let others = self.config.members.iter().filter(|(id, _)| *id != self.config.id);
+        let (sender, mut answers) = mpsc::channel(self.config.members.len().max(1));
+        let deadline = self.runtime.now() + RECOGNITION;
+        for (id, address) in others.cloned() {
+            let (life, sender) = (Arc::clone(&self), sender.clone());
+            self.runtime.spawn("ask for the cluster", async move {
+                let Some(network) = life.network.get() else { return };
+                let answer = network.hello(&address, &life.introduction(None), deadline).await;
+                // Nobody listens any more once one of the same cluster has answered.
+                let _ = sender.send((id, answer.ok().and_then(|other| other.cluster))).await;
+            });
+        }
+        drop(sender);
+        let mut foreign = Vec::new();
+        while let Some((id, cluster)) = answers.recv().await {
+            match cluster {
+                Some(cluster) if cluster == own => {
+                    foreign.clear();
+                    break;
+                }
+                Some(cluster) => foreign.push((id, cluster)),
+                None => {}
+            }
+        }
+        if let Some((_, cluster)) = foreign.first()
+            && foreign.len() > self.config.members.len() / 2
+            && foreign.iter().all(|(_, other)| other == cluster)
+            && self.running().is_none()
+        {
+            let mut members: Vec<u64> = foreign.iter().map(|(id, _)| *id).collect();
+            members.sort_unstable();
+            self.set_phase(Phase::Stopped(StopReason::Foreign(format!(
+                "this data belongs to cluster {own:032x}, but the listed members {members:?} to cluster \
+                 {cluster:032x}: start with the data that belongs here, or with an empty folder"
+            ))));
+            return;
+        }
+        self.take_turn(|_| true);
     }
 
     /// Who this node is.
@@ -217,7 +263,9 @@ impl<S: StateMachine> Life<S> {
                 node_id = id,
                 "the cluster knows this node with other data: it neither votes nor appends until it is replaced"
             ),
-            Phase::Stopped(StopReason::Fatal(reason)) => tracing::error!(%reason, "node stopped"),
+            Phase::Stopped(StopReason::Fatal(reason) | StopReason::Foreign(reason)) => {
+                tracing::error!(%reason, "node stopped");
+            }
             _ => tracing::info!(phase = %next, "phase"),
         }
     }
@@ -247,6 +295,9 @@ impl<S: StateMachine> Life<S> {
             return Err(Denied::Version(VERSION));
         }
         if self.running().is_none() {
+            if let Some(own) = self.identity().cluster.filter(|own| *own != header.cluster) {
+                return Err(Denied::Cluster(Some(own)));
+            }
             let (identity, believed) = {
                 let state = self.lock();
                 let listed = self.config.members.iter().any(|(id, _)| *id == header.from.id);
@@ -479,6 +530,8 @@ pub(crate) fn raft_config(config: &NodeConfig) -> Result<Config, openraft::Confi
     .validate()
 }
 
+/// How long a member waits for another one of its cluster before it starts.
+const RECOGNITION: Duration = Duration::from_millis(500);
 /// How long one introduction may take.
 const MEET_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between two introductions to a member that a new cluster waits for.

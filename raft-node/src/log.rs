@@ -22,7 +22,7 @@ use rpc_core::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use self::record::{HEAD_KEYS, decode_meta, encode_meta};
-use crate::disk::Disk;
+use crate::disk::{Disk, Store};
 use crate::types::TypeConfig;
 
 /// Entries kept in memory for replication and apply, in bytes: older ones are read from the store.
@@ -78,6 +78,26 @@ enum Work {
     Purged(u64),
 }
 
+/// The vote of a node, and where its log begins and ends.
+pub(crate) struct Bounds {
+    pub(crate) vote: Option<VoteOf<TypeConfig>>,
+    /// The last entry known here to be committed.
+    pub(crate) committed: Option<LogIdOf<TypeConfig>>,
+    /// The last entry that was removed.
+    pub(crate) purged: Option<LogIdOf<TypeConfig>>,
+    /// The last entry.
+    pub(crate) last: Option<LogIdOf<TypeConfig>>,
+}
+
+/// Makes the log in `store`, which must be empty, one of which everything up to `last` was purged, and gives the vote
+/// of the next term to `node`. Nothing is synced.
+pub(crate) fn begin_behind(store: &dyn Store, last: LogIdOf<TypeConfig>, node: u64) -> io::Result<()> {
+    let vote = VoteOf::<TypeConfig>::new(last.leader_id.term + 1, node);
+    encode_meta(store, record::VOTE, &vote)?;
+    encode_meta(store, record::COMMITTED, &Some(last))?;
+    encode_meta(store, record::PURGED, &last)
+}
+
 impl LogStore {
     /// Opens the log in `disk`, checks every entry, and starts the writer.
     ///
@@ -96,6 +116,12 @@ impl LogStore {
         let (sender, done) = oneshot::channel();
         self.submit(Work::Durable(sender)).await?;
         done.await.map_err(|_| writer_gone())?
+    }
+
+    /// The vote, and where the log begins and ends.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let Log { vote, committed, purged, last, .. } = *self.log();
+        Bounds { vote, committed, purged, last }
     }
 
     /// Bytes of the payloads of the entries that were there at the opening and of those appended since.

@@ -4,139 +4,210 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, ServerState};
 use rpc_core::endpoint::Lane;
 use rpc_core::runtime::Instant;
 
+use crate::change::{Change, ChangeError};
 use crate::config::CONFIGURED_ID_MAX;
 use crate::identity::NodeName;
 use crate::life::{Life, Running};
 use crate::machine::StateMachine;
-use crate::network::messages::Replace;
 use crate::network::{Target, method};
 use crate::outcome::Refusal;
 use crate::proposals::{Proposals, Route, refusal};
-use crate::replace::ReplaceError;
 use crate::types::{Member, TypeConfig};
 
-/// Replaces the member `old`: here if this node leads, otherwise the leader is asked to.
-pub(crate) async fn replace<S: StateMachine>(
+/// Makes a change: here if this node leads, otherwise the leader is asked to.
+pub(crate) async fn change<S: StateMachine>(
     life: &Arc<Life<S>>,
     proposals: &Proposals<S>,
-    old: u64,
-    address: Option<String>,
+    change: Change,
     deadline: Instant,
-) -> Result<u64, ReplaceError> {
-    match proposals.route().map_err(ReplaceError::Refused)? {
-        Route::Here => replace_here(life, old, address, deadline).await,
+) -> Result<u64, ChangeError> {
+    match proposals.route().map_err(ChangeError::Refused)? {
+        Route::Here => change_here(life, change, deadline).await,
         Route::There(running, leader) => {
-            let request = Replace { old, address };
-            let call = running.network.call(&leader, method::REPLACE, Lane::Normal, deadline, request);
-            let answer: Result<Result<u64, ReplaceError>, _> = call.await;
+            let call = running.network.call(&leader, method::CHANGE, Lane::Normal, deadline, change);
+            let answer: Result<Result<u64, ChangeError>, _> = call.await;
             answer.unwrap_or_else(|error| {
-                Err(ReplaceError::Unfinished { step: format!("asking the leader: {error}") })
+                Err(ChangeError::Unfinished { step: format!("asking the leader: {error}") })
             })
         }
-        Route::Nowhere => Err(ReplaceError::Refused(Refusal::NotLeader { leader: None })),
+        Route::Nowhere => Err(ChangeError::Refused(Refusal::NotLeader { leader: None })),
     }
 }
 
-/// Replaces the member `old`, if this node leads.
-pub(crate) async fn replace_here<S: StateMachine>(
+/// Makes a change, if this node leads.
+pub(crate) async fn change_here<S: StateMachine>(
     life: &Arc<Life<S>>,
-    old: u64,
-    address: Option<String>,
+    change: Change,
     deadline: Instant,
-) -> Result<u64, ReplaceError> {
-    let Some(running) = life.running() else { return Err(ReplaceError::Refused(Refusal::NotMember)) };
-    let waiting = life.runtime.timeout_at(deadline, life.replaced.lock());
-    let Ok(mut replaced) = waiting.await else {
-        return Err(ReplaceError::Unfinished { step: "waiting for another replacement".to_owned() });
+) -> Result<u64, ChangeError> {
+    let Some(running) = life.running() else { return Err(ChangeError::Refused(Refusal::NotMember)) };
+    let waiting = life.runtime.timeout_at(deadline, life.changed.lock());
+    let Ok(mut changed) = waiting.await else {
+        return Err(ChangeError::Unfinished { step: "waiting for another change".to_owned() });
     };
-    if let Some((_, new)) = replaced.filter(|(before, _)| *before == old) {
+    if let Some((before, answer)) = &*changed
+        && *before == change
+    {
         // Asked again, or by two ways at once.
-        return Ok(new);
+        return Ok(*answer);
     }
-    let new =
-        Replacement { life: Arc::clone(life), running: running.clone(), old }.run(address, deadline).await?;
-    *replaced = Some((old, new));
-    Ok(new)
+    let work = Work { life: Arc::clone(life), running: running.clone() };
+    let answer = work.run(&change, deadline).await?;
+    // An id that went is never used again, so the answer stays right. Others may change back.
+    *changed = matches!(change, Change::Replace { .. } | Change::Remove { .. }).then_some((change, answer));
+    Ok(answer)
 }
 
-/// One replacement of a lost member, on the leader.
-struct Replacement<S: StateMachine> {
+/// One change, on the leader.
+struct Work<S: StateMachine> {
     life: Arc<Life<S>>,
     running: Running<S>,
-    old: u64,
 }
 
-impl<S: StateMachine> Replacement<S> {
-    /// Gives the empty node at `address` (by default where the old one was) a new id, the log, and then the vote of
-    /// the old one. Returns the new id.
-    async fn run(&self, address: Option<String>, deadline: Instant) -> Result<u64, ReplaceError> {
+impl<S: StateMachine> Work<S> {
+    async fn run(&self, change: &Change, deadline: Instant) -> Result<u64, ChangeError> {
         if self.running.metrics.borrow_watched().state != ServerState::Leader {
-            return Err(ReplaceError::Refused(Refusal::NotLeader { leader: None }));
+            return Err(ChangeError::Refused(Refusal::NotLeader { leader: None }));
         }
         let mut step = "asking who the new member is";
-        let replaced = self.steps(address, deadline, &mut step);
-        match self.life.runtime.timeout_at(deadline, replaced).await {
-            Ok(replaced) => replaced,
-            Err(_) => Err(ReplaceError::Unfinished { step: step.to_owned() }),
+        let changed = self.steps(change, deadline, &mut step);
+        match self.life.runtime.timeout_at(deadline, changed).await {
+            Ok(changed) => changed,
+            Err(_) => Err(ChangeError::Unfinished { step: step.to_owned() }),
         }
     }
 
     async fn steps(
         &self,
-        address: Option<String>,
+        change: &Change,
         deadline: Instant,
         step: &mut &'static str,
-    ) -> Result<u64, ReplaceError> {
-        let old = self.member(self.old).ok_or(ReplaceError::UnknownMember { id: self.old })?;
-        let address = address.unwrap_or_else(|| old.address.clone());
-        let newcomer = self.meet(&old, &address, deadline).await?;
-        self.await_quorum().await?;
+    ) -> Result<u64, ChangeError> {
+        match change {
+            Change::Replace { old, address } => {
+                let member = self.known(*old)?;
+                let address = address.clone().unwrap_or_else(|| member.address.clone());
+                let newcomer = self.meet(Some((*old, &member)), &address, deadline).await?;
+                self.take_in(newcomer, address, Some(*old), deadline, step).await
+            }
+            Change::Add { address } => {
+                let newcomer = self.meet(None, address, deadline).await?;
+                self.take_in(newcomer, address.clone(), None, deadline, step).await
+            }
+            Change::Remove { id } => {
+                *step = "removing the member";
+                self.remove(*id).await
+            }
+            Change::Lead { id } => self.lead(*id, deadline).await,
+        }
+    }
 
+    /// Gives the newcomer an id, the log, and then a vote: that of `old`, who is a member no more, or one of its own.
+    async fn take_in(
+        &self,
+        newcomer: Newcomer,
+        address: String,
+        old: Option<u64>,
+        deadline: Instant,
+        step: &mut &'static str,
+    ) -> Result<u64, ChangeError> {
+        self.await_quorum(old, &self.voters(), None).await?;
         *step = "giving the new member its id";
         let new = self.assign(newcomer, address, deadline).await?;
+        let id = new.name.id;
 
         *step = "adding the new member as a learner";
         let member = Member { incarnation: new.name.incarnation, address: new.address.clone() };
-        self.running.raft.add_learner(new.name.id, member, false).await.map_err(refused)?;
+        self.running.raft.add_learner(id, member, false).await.map_err(refused)?;
 
         *step = "sending the log to the new member";
-        self.caught_up(new.name.id).await?;
+        self.caught_up(id).await?;
 
-        *step = "giving the vote of the old member to the new one";
-        self.await_quorum().await?;
+        *step = "giving the new member its vote";
         let mut voters = self.voters();
-        voters.remove(&self.old);
-        voters.insert(new.name.id);
+        if let Some(old) = old {
+            voters.remove(&old);
+        }
+        voters.insert(id);
+        self.await_quorum(old, &voters, Some(id)).await?;
         self.running.raft.change_membership(voters, false).await.map_err(refused)?;
-        Ok(new.name.id)
+        Ok(id)
     }
 
-    /// Asks the node at `address` whether it can take the place.
-    async fn meet(&self, old: &Member, address: &str, deadline: Instant) -> Result<Newcomer, ReplaceError> {
+    async fn remove(&self, id: u64) -> Result<u64, ChangeError> {
+        self.known(id)?;
+        let mut voters = self.voters();
+        let removed = if voters.remove(&id) {
+            // It takes part in the change itself if it can, and is not needed afterwards.
+            self.await_quorum(None, &voters, None).await?;
+            self.running.raft.change_membership(voters, false).await
+        } else {
+            let learner = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+            self.running.raft.change_membership(learner, false).await
+        };
+        removed.map(|_| id).map_err(refused)
+    }
+
+    async fn lead(&self, id: Option<u64>, deadline: Instant) -> Result<u64, ChangeError> {
+        if let Some(id) = id {
+            let member = self.known(id)?;
+            let is_alive = acknowledging(&self.running, self.life.config.timers.election_max).contains(&id);
+            if !is_alive || !self.voters().contains(&id) {
+                return Err(ChangeError::Unreachable { address: member.address });
+            }
+        }
+        let deadline = deadline.min(self.life.runtime.now() + self.life.config.timers.election_max * 2);
+        let led = transfer_leadership(&self.life, &self.running, id, deadline).await;
+        let leader = led.map_err(ChangeError::Refused)?;
+        match id {
+            Some(id) if id != leader => {
+                Err(ChangeError::Unfinished { step: format!("node {leader} took the lead instead") })
+            }
+            _ => Ok(leader),
+        }
+    }
+
+    /// Asks the node at `address` whether it can become a member, in the place of `old` if there is one.
+    async fn meet(
+        &self,
+        old: Option<(u64, &Member)>,
+        address: &str,
+        deadline: Instant,
+    ) -> Result<Newcomer, ChangeError> {
         let introduction = self.life.introduction(None);
         let Ok(other) = self.running.network.hello(address, &introduction, deadline).await else {
-            return Err(ReplaceError::Unreachable { address: address.to_owned() });
+            return Err(ChangeError::Unreachable { address: address.to_owned() });
         };
-        let acknowledging = acknowledging(&self.running, self.life.config.timers.election_max);
-        let moved = address != old.address;
-        if other.name.incarnation == old.incarnation || (moved && acknowledging.contains(&self.old)) {
-            return Err(ReplaceError::StillAlive { id: self.old });
+        if let Some((id, old)) = old {
+            let acknowledging = acknowledging(&self.running, self.life.config.timers.election_max);
+            let moved = address != old.address;
+            if other.name.incarnation == old.incarnation || (moved && acknowledging.contains(&id)) {
+                return Err(ChangeError::StillAlive { id });
+            }
         }
-        let Some(cluster) = other.cluster else { return Ok(Newcomer::Empty(other.name.incarnation)) };
+        let Some(cluster) = other.cluster else {
+            let metrics = self.running.metrics.borrow_watched();
+            let mut members = metrics.membership_config.nodes();
+            return match members.find(|(_, member)| member.address == address) {
+                Some((id, _)) if old.is_none() => Err(ChangeError::AlreadyMember { id: *id }),
+                _ => Ok(Newcomer::Empty(other.name.incarnation)),
+            };
+        };
         let known = self.member(other.name.id);
+        // An earlier attempt got this far. One that gave it the vote, too, is only repeated when it was added.
         let half_done = cluster == self.running.cluster
             && known.is_none_or(|known| known.incarnation == other.name.incarnation)
-            && !self.voters().contains(&other.name.id);
+            && (old.is_none() || !self.voters().contains(&other.name.id));
         if half_done {
             Ok(Newcomer::Named(other.name))
         } else {
-            Err(ReplaceError::NotEmpty { address: address.to_owned() })
+            Err(ChangeError::NotEmpty { address: address.to_owned() })
         }
     }
 
@@ -146,7 +217,7 @@ impl<S: StateMachine> Replacement<S> {
         newcomer: Newcomer,
         address: String,
         deadline: Instant,
-    ) -> Result<Target, ReplaceError> {
+    ) -> Result<Target, ChangeError> {
         let incarnation = match newcomer {
             Newcomer::Named(name) => return Ok(Target { name, address }),
             Newcomer::Empty(incarnation) => incarnation,
@@ -160,31 +231,40 @@ impl<S: StateMachine> Replacement<S> {
             network.call(&target, method::ASSIGN, Lane::Control, deadline, ()).await;
         match assigned {
             Ok(()) => Ok(target),
-            Err(_) => Err(ReplaceError::Unreachable { address: target.address }),
+            Err(_) => Err(ChangeError::Unreachable { address: target.address }),
         }
     }
 
-    /// Waits a moment until enough other voters are heard of, so that the change does not need the old member's vote.
-    async fn await_quorum(&self) -> Result<(), ReplaceError> {
+    /// Waits a moment until so many voters are heard of that the change will not lose the quorum: a majority of those
+    /// who vote now and of those who will. `lost` is not counted; `newcomer` is alive.
+    async fn await_quorum(
+        &self,
+        lost: Option<u64>,
+        after: &BTreeSet<u64>,
+        newcomer: Option<u64>,
+    ) -> Result<(), ChangeError> {
         let age = self.life.config.timers.election_max * 2;
         let patience = self.life.runtime.now() + age;
         loop {
+            let mut alive = acknowledging(&self.running, age);
+            alive.extend(newcomer);
+            let alive: BTreeSet<u64> = alive.into_iter().filter(|id| Some(*id) != lost).collect();
             let voters = self.voters();
-            let alive = acknowledging(&self.running, age);
-            let needed = voters.len() / 2 + 1;
-            let alive: Vec<u64> = voters.intersection(&alive).copied().filter(|id| *id != self.old).collect();
-            if !voters.contains(&self.old) || alive.len() >= needed {
-                return Ok(());
-            }
+            let risk = [&voters, after].into_iter().find_map(|voters| {
+                let alive: Vec<u64> = voters.intersection(&alive).copied().collect();
+                let needed = voters.len() / 2 + 1;
+                (alive.len() < needed).then_some(ChangeError::QuorumAtRisk { alive, needed })
+            });
+            let Some(risk) = risk else { return Ok(()) };
             if self.life.runtime.now() >= patience {
-                return Err(ReplaceError::QuorumAtRisk { alive, needed });
+                return Err(risk);
             }
             self.life.runtime.sleep(self.life.config.timers.heartbeat).await;
         }
     }
 
     /// Waits until the learner holds all but the newest entries.
-    async fn caught_up(&self, learner: u64) -> Result<(), ReplaceError> {
+    async fn caught_up(&self, learner: u64) -> Result<(), ChangeError> {
         let goal = self.running.metrics.borrow_watched().last_log_index;
         let mut metrics = self.running.metrics.clone();
         let reached = metrics.wait_until(|metrics| {
@@ -193,8 +273,12 @@ impl<S: StateMachine> Replacement<S> {
         });
         match reached.await {
             Ok(metrics) if metrics.state == ServerState::Leader => Ok(()),
-            _ => Err(ReplaceError::Refused(Refusal::NotLeader { leader: None })),
+            _ => Err(ChangeError::Refused(Refusal::NotLeader { leader: None })),
         }
+    }
+
+    fn known(&self, id: u64) -> Result<Member, ChangeError> {
+        self.member(id).ok_or(ChangeError::UnknownMember { id })
     }
 
     fn member(&self, id: u64) -> Option<Member> {
@@ -206,7 +290,7 @@ impl<S: StateMachine> Replacement<S> {
     }
 }
 
-/// Who takes the place of a lost member.
+/// Who becomes a member.
 enum Newcomer {
     /// An empty node, by its incarnation.
     Empty(u128),
@@ -257,14 +341,14 @@ fn acknowledging<S: StateMachine>(running: &Running<S>, age: Duration) -> BTreeS
     recent.map(|(id, _)| *id).chain([running.name.id]).collect()
 }
 
-fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ReplaceError {
+fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ChangeError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            ReplaceError::Refused(refusal(forward))
+            ChangeError::Refused(refusal(forward))
         }
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
-            ReplaceError::Unfinished { step: error.to_string() }
+            ChangeError::Unfinished { step: error.to_string() }
         }
-        error => ReplaceError::Unfinished { step: error.to_string() },
+        error => ChangeError::Unfinished { step: error.to_string() },
     }
 }

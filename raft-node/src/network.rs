@@ -44,7 +44,7 @@ pub(crate) mod method {
     pub(crate) const SNAPSHOT_FINISH: &str = "snapshot.finish";
     pub(crate) const ASK: &str = "ask";
     pub(crate) const READ_INDEX: &str = "read_index";
-    pub(crate) const REPLACE: &str = "replace";
+    pub(crate) const CHANGE: &str = "change";
 }
 
 /// What openraft tells about itself, as it changes.

@@ -17,6 +17,8 @@ use rpc_core::peer::Peer;
 use rpc_core::rpc::Services;
 use rpc_core::runtime::{Instant, Runtime};
 
+use crate::backup::{self, Backup};
+use crate::change::{Change, ChangeError};
 use crate::config::{CONFIGURED_ID_MAX, NodeConfig};
 use crate::disk::Disk;
 use crate::duties;
@@ -25,19 +27,15 @@ use crate::machine::{RowsRead, StateMachine};
 use crate::membership::{self, transfer_leadership};
 use crate::network::Network;
 use crate::network::messages::{Answer, Ask};
-use crate::outcome::{
-    Age, CloseOutcome, Consistency, Hint, OpenOutcome, Read, ReadError, Refusal, WriteOutcome,
-};
+use crate::outcome::{Age, CloseOutcome, Consistency, Hint, OpenOutcome, Read, ReadError, WriteOutcome};
 use crate::probe::Probe;
 use crate::proposals::Proposals;
 use crate::reads;
-use crate::replace::ReplaceError;
 use crate::resolver::Resolver;
 use crate::service;
 use crate::spans::Spans;
 use crate::status::{LogPosition, MemberStatus, Phase, Role, Status, StopReason, Vote};
 use crate::storage::{StartError, Storage};
-use crate::types::LogId;
 
 /// A node that knows who it is, and has not spoken yet.
 pub struct Boot<S: StateMachine> {
@@ -108,7 +106,7 @@ impl<S: StateMachine> Node<S> {
             vote: Vote::default(),
             last_log_index: None,
             committed: None,
-            applied: applied.log_id.map(position),
+            applied: applied.log_id.map(LogPosition::of),
             state_hash: applied.state_hash,
             sessions: self.life.host.sessions().sessions,
             snapshot: None,
@@ -146,15 +144,11 @@ impl<S: StateMachine> Node<S> {
             ServerState::Shutdown => status.role,
         };
         status.leader = leader.map(|leader| Hint { id: leader.name.id, address: leader.address });
-        status.vote = Vote {
-            term: metrics.vote.leader_id.term,
-            node: metrics.vote.leader_id.node_id,
-            committed: metrics.vote.committed,
-        };
+        status.vote = Vote::of(metrics.vote);
         status.last_log_index = metrics.last_log_index;
-        status.committed = metrics.local_committed.map(position);
-        status.snapshot = metrics.snapshot.map(position);
-        status.purged = metrics.purged.map(position);
+        status.committed = metrics.local_committed.map(LogPosition::of);
+        status.snapshot = metrics.snapshot.map(LogPosition::of);
+        status.purged = metrics.purged.map(LogPosition::of);
         status.quorum_ack_age = metrics.last_quorum_acked.map(|at| now - at.into_inner().0);
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
         let matched = |id: &u64| metrics.replication.as_ref().and_then(|all| all.get(id).copied().flatten());
@@ -183,7 +177,7 @@ impl<S: StateMachine> Node<S> {
             vote: status.vote,
             last_log_index: status.last_log_index,
             committed: status.committed,
-            applied: applied.log_id.map(position),
+            applied: applied.log_id.map(LogPosition::of),
             state_hash: applied.state_hash,
             purged: status.purged,
         }
@@ -228,7 +222,7 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    /// Completes when the node has stopped; after [`StopReason::Fatal`] the process must end.
+    /// Completes when the node has stopped; after any but [`StopReason::Shutdown`] the process must end.
     pub async fn stopped(&self) -> StopReason {
         let mut phase = self.life.phase();
         loop {
@@ -310,29 +304,29 @@ impl<S: StateMachine> Node<S> {
         Ok(Read { value: value.map_err(ReadError::Disk)?, revision: applied.revision, age })
     }
 
-    /// Replaces a member whose data was lost by the empty node at `address` (by default where the old one was): it
-    /// gets a new id, learns the log, and then takes the old one's vote. Returns the new id.
+    /// Changes who is a member, or who leads. Returns the id of the new member, of the removed one, or of the leader.
     ///
     /// # Errors
-    /// When it would cost the quorum, the node at `address` is not empty, or the cluster did not agree in time. It can
-    /// be repeated.
-    pub async fn replace_member(
-        &self,
-        old: u64,
-        address: Option<String>,
-        deadline: Instant,
-    ) -> Result<u64, ReplaceError> {
-        self.enter(membership::replace(&self.life, &self.proposals, old, address, deadline)).await
+    /// When it would cost the quorum, who is named is not fit for it, or the cluster did not agree in time. It can be
+    /// repeated.
+    pub async fn change(&self, change: Change, deadline: Instant) -> Result<u64, ChangeError> {
+        self.enter(membership::change(&self.life, &self.proposals, change, deadline)).await
     }
 
-    /// Hands leadership to `to`, or to the member that holds most of the log. Does nothing on a node that does not
-    /// lead. Returns the leader.
+    /// A snapshot that holds every write that was answered before it was asked for; built if there is none.
     ///
     /// # Errors
-    /// When nobody else led by the deadline.
-    pub async fn transfer_leadership(&self, to: Option<u64>, deadline: Instant) -> Result<u64, Refusal> {
-        let Some(running) = self.life.running() else { return Err(Refusal::NotMember) };
-        self.enter(transfer_leadership(&self.life, running, to, deadline)).await
+    /// When nobody vouched for its freshness in time, it was not built in time, or the disk failed.
+    pub async fn backup(&self, deadline: Instant) -> Result<Backup, ReadError> {
+        self.enter(backup::take(&self.life, &self.proposals, deadline)).await
+    }
+
+    /// Up to `length` bytes at `offset` of a snapshot that [`Node::backup`] named; none behind its end.
+    ///
+    /// # Errors
+    /// `NotFound` when newer snapshots replaced it; the error of the disk when it fails.
+    pub fn read_backup(&self, name: &str, offset: u64, length: usize) -> std::io::Result<Bytes> {
+        self.life.host.read_snapshot(name, offset, length)
     }
 
     /// Stops the node: refuses new requests, lets open proposals end and hands leadership over for at most `grace`
@@ -391,10 +385,6 @@ impl<S: StateMachine> fmt::Debug for Boot<S> {
 
 /// How often a wait looks at what changes without notice.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
-fn position(id: LogId) -> LogPosition {
-    LogPosition { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
-}
 
 fn check(config: &NodeConfig) -> Result<(), StartError> {
     let refuse = |what: String| Err(StartError::Config(what));

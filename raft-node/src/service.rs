@@ -19,13 +19,14 @@ use serde::de::DeserializeOwned;
 
 use self::snapshots::Incoming;
 use self::streams::{StreamName, Streams};
+use crate::change::Change;
 use crate::formation::Introduction;
 use crate::life::{Life, Running};
 use crate::machine::StateMachine;
-use crate::membership::replace_here;
+use crate::membership::change_here;
 use crate::network::messages::{
-    Append, Appended, Ask, Ballot, Denied, Envelope, Header, LogEntry, Replace, SnapshotBegin,
-    SnapshotFinish, SnapshotPart, StreamAppend, Transfer, Transferred, VoteRequest, Voted,
+    Append, Appended, Ask, Ballot, Denied, Envelope, Header, LogEntry, SnapshotBegin, SnapshotFinish,
+    SnapshotPart, StreamAppend, Transfer, Transferred, VoteRequest, Voted,
 };
 use crate::network::{SERVICE, method};
 use crate::proposals::Proposals;
@@ -73,10 +74,9 @@ pub(crate) fn services<S: StateMachine>(life: &Arc<Life<S>>, proposals: &Arc<Pro
         span.end(answer.word());
         Ok(answer)
     });
-    let methods =
-        served.serve(methods, method::REPLACE, |ctx, called, Replace { old, address }| async move {
-            Ok(replace_here(&called.life, old, address, ctx.deadline).await)
-        });
+    let methods = served.serve(methods, method::CHANGE, |ctx, called, change: Change| async move {
+        Ok(change_here(&called.life, change, ctx.deadline).await)
+    });
     Services::new().nest(SERVICE, methods)
 }
 

@@ -96,8 +96,8 @@ impl SnapshotFile {
         Arc::ptr_eq(&self.files, files)
     }
 
-    /// Reads the whole file; its head if every byte of it is as written.
-    pub(crate) async fn verify(&self) -> io::Result<StateHead> {
+    /// Reads the whole file; its head and the count of its rows if every byte of it is as written.
+    pub(crate) async fn verify(&self) -> io::Result<(StateHead, u64)> {
         let mut reader = SnapshotReader::open(self.clone())?;
         let head = reader.head().clone();
         let mut rows: u64 = 0;
@@ -107,7 +107,7 @@ impl SnapshotFile {
                 breathe().await;
             }
         }
-        Ok(head)
+        Ok((head, rows))
     }
 }
 

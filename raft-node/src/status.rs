@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use openraft::alias::VoteOf;
+
 use crate::outcome::Hint;
+use crate::types::{LogId, TypeConfig};
 
 /// What a node knows about itself and its cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,13 +98,15 @@ pub enum StopReason {
     Shutdown,
     /// Disk or state failed; the process must end, and say this.
     Fatal(String),
+    /// The data is another cluster's than that of the members that are listed; the process must end, and say this.
+    Foreign(String),
 }
 
 impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shutdown => f.write_str("shut down"),
-            Self::Fatal(reason) => f.write_str(reason),
+            Self::Fatal(reason) | Self::Foreign(reason) => f.write_str(reason),
         }
     }
 }
@@ -150,6 +155,18 @@ pub struct LogPosition {
     pub leader: u64,
     /// The index.
     pub index: u64,
+}
+
+impl LogPosition {
+    pub(crate) fn of(id: LogId) -> Self {
+        Self { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+    }
+}
+
+impl Vote {
+    pub(crate) fn of(vote: VoteOf<TypeConfig>) -> Self {
+        Self { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    }
 }
 
 impl PartialOrd for LogPosition {

@@ -32,13 +32,9 @@ impl<S: StateMachine> Storage<S> {
         configured: u64,
         host: HostConfig,
     ) -> Result<Self, StartError> {
-        let identity = match Identity::load(disk).map_err(damaged)? {
+        let identity = match Self::identity(disk)? {
             Some(identity) => identity,
             None => {
-                // The identity is written before anything else: without one, there must be nothing.
-                if !disk.store.trees().map_err(opening)?.is_empty() {
-                    return Err(StartError::Damaged("there is data, but no identity".to_owned()));
-                }
                 let identity = Identity::draw(runtime, configured);
                 identity.store(disk).await.map_err(StartError::Disk)?;
                 identity
@@ -47,8 +43,41 @@ impl<S: StateMachine> Storage<S> {
         if identity.configured != configured {
             return Err(StartError::Foreign { found: identity.configured, configured });
         }
-        let log = LogStore::open(disk.clone(), runtime).map_err(opening)?;
-        let host = Host::open(disk.clone(), machine, runtime.clone(), host).map_err(opening)?;
+        Self::open_as(runtime, disk, machine, identity, host)
+    }
+
+    /// Opens what is in `disk`, whosever it is; `None` when it is empty.
+    ///
+    /// # Errors
+    /// When the disk fails or holds damaged data.
+    pub(crate) fn open_existing(
+        runtime: &Runtime,
+        disk: &Disk,
+        machine: Arc<S>,
+    ) -> Result<Option<Self>, StartError> {
+        let identity = Self::identity(disk)?;
+        let host = HostConfig::default();
+        identity.map(|identity| Self::open_as(runtime, disk, machine, identity, host)).transpose()
+    }
+
+    /// An identity is written before anything else: without one, there must be nothing.
+    fn identity(disk: &Disk) -> Result<Option<Identity>, StartError> {
+        let identity = Identity::load(disk).map_err(damaged)?;
+        if identity.is_none() && !disk.store.trees().map_err(StartError::from_io)?.is_empty() {
+            return Err(StartError::Damaged("there is data, but no identity".to_owned()));
+        }
+        Ok(identity)
+    }
+
+    fn open_as(
+        runtime: &Runtime,
+        disk: &Disk,
+        machine: Arc<S>,
+        identity: Identity,
+        host: HostConfig,
+    ) -> Result<Self, StartError> {
+        let log = LogStore::open(disk.clone(), runtime).map_err(StartError::from_io)?;
+        let host = Host::open(disk.clone(), machine, runtime.clone(), host).map_err(StartError::from_io)?;
         if host.cluster().is_some_and(|cluster| Some(cluster) != identity.cluster) {
             return Err(StartError::Damaged("state and identity belong to different clusters".to_owned()));
         }
@@ -61,13 +90,6 @@ fn damaged(error: IdentityError) -> StartError {
         IdentityError::Disk(error) => StartError::Disk(error),
         damaged => StartError::Damaged(damaged.to_string()),
     }
-}
-
-fn opening(error: std::io::Error) -> StartError {
-    if error.kind() == std::io::ErrorKind::InvalidData {
-        return StartError::Damaged(error.to_string());
-    }
-    StartError::Disk(error)
 }
 
 /// Why a node did not start.
@@ -86,6 +108,16 @@ pub enum StartError {
     Damaged(String),
     /// The disk failed.
     Disk(std::io::Error),
+}
+
+impl StartError {
+    /// Damage, or a disk that failed.
+    pub(crate) fn from_io(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
+            _ => Self::Disk(error),
+        }
+    }
 }
 
 impl fmt::Display for StartError {

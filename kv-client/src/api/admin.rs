@@ -1,8 +1,9 @@
-//! What is asked about nodes, not keys: status, health, members, traces, link faults, version.
+//! What is asked about nodes, not keys: status, health, members, snapshots, connections, traces, link faults, version.
 
 use std::fmt;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use rpc_core::driver::fault::{Direction, FaultHits, LinkPolicy};
 use serde::{Deserialize, Serialize};
 
@@ -105,25 +106,43 @@ pub struct Health {
     pub reason: Option<String>,
 }
 
-/// Replaces a member whose data was lost.
+/// A change of who is a member, or who leads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplaceRequest {
-    /// The id of the lost member.
-    pub old: u64,
-    /// Where its successor, an empty node, listens (`host:port`); `None`: where the old one did.
-    pub address: Option<String>,
+pub enum MemberChange {
+    /// An empty node takes the place of a member whose data was lost.
+    Replace {
+        /// The id of the lost member.
+        old: u64,
+        /// Where its successor listens (`host:port`); `None`: where the old one did.
+        address: Option<String>,
+    },
+    /// An empty node becomes a member: it learns the log, and then votes.
+    Add {
+        /// Where it listens (`host:port`).
+        address: String,
+    },
+    /// A member is one no more.
+    Remove {
+        /// Its id.
+        id: u64,
+    },
+    /// A voter leads.
+    Lead {
+        /// Its id; `None`: the one that holds most of the log.
+        id: Option<u64>,
+    },
 }
 
-/// A member was replaced.
+/// The change is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replaced {
-    /// The id of the successor, which votes now.
-    pub new: u64,
+pub struct Changed {
+    /// The id of the new member, which votes now; of the removed one; or of the leader.
+    pub id: u64,
 }
 
-/// Why a member was not replaced. It can be repeated.
+/// Why a change was not made. It can be repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ReplaceError {
+pub enum ChangeError {
     /// The request did not reach a leader that could act on it.
     Refused(KvError),
     /// No such member.
@@ -131,7 +150,12 @@ pub enum ReplaceError {
         /// The id that was named.
         id: u64,
     },
-    /// The cluster would lose its quorum: too few of the other voters answer.
+    /// Another member listens at that address.
+    AlreadyMember {
+        /// The member.
+        id: u64,
+    },
+    /// The cluster would lose its quorum: too few of those who vote before or after the change answer.
     QuorumAtRisk {
         /// The voters that answer.
         alive: Vec<u64>,
@@ -160,11 +184,14 @@ pub enum ReplaceError {
     },
 }
 
-impl fmt::Display for ReplaceError {
+impl fmt::Display for ChangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(error) => error.fmt(f),
             Self::UnknownMember { id } => write!(f, "node {id} is not a member"),
+            Self::AlreadyMember { id } => {
+                write!(f, "node {id} is a member at this address: if its data is lost, replace it")
+            }
             Self::QuorumAtRisk { alive, needed } => {
                 write!(f, "only voters {alive:?} answer, {needed} are needed: the quorum would be lost")
             }
@@ -178,7 +205,79 @@ impl fmt::Display for ReplaceError {
     }
 }
 
-impl std::error::Error for ReplaceError {}
+impl std::error::Error for ChangeError {}
+
+/// A snapshot of the whole state, to be read in parts from the node that has it, as long as it has no two newer ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotOffer {
+    /// Names it at this node.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The CRC32C of all of it.
+    pub crc: u32,
+    /// The log index of the last entry in it.
+    pub index: u64,
+    /// The revision of that entry: it holds every write at or below, and none above.
+    pub revision: u64,
+}
+
+/// Asks for a part of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotPart {
+    /// As the offer names it.
+    pub name: String,
+    /// Where the part begins, in bytes.
+    pub offset: u64,
+}
+
+/// A part of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotBytes {
+    /// At least one byte, unless the offset was at the end.
+    pub bytes: Bytes,
+}
+
+/// Asks for the connections of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionsRequest {
+    /// End the connections with this address first.
+    pub close: Option<SocketAddr>,
+}
+
+/// The connections of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// The asked node.
+    pub node: u64,
+    /// Connections that were closed.
+    pub closed: u64,
+    /// Those that are there, clients and other nodes alike.
+    pub connections: Vec<Connection>,
+}
+
+/// A connection of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// The other end.
+    pub address: SocketAddr,
+    /// Whether the other end opened it.
+    pub inbound: bool,
+    /// Whether what travels is encrypted and authenticated.
+    pub encrypted: bool,
+    /// Milliseconds since the last valid packet from there.
+    pub idle_ms: u64,
+    /// The smoothed round trip time in microseconds.
+    pub rtt_us: u64,
+    /// Requests from there that are being served.
+    pub serving: u64,
+    /// Requests to there that are open.
+    pub calling: u64,
+    /// Bytes in datagrams from there.
+    pub bytes_received: u64,
+    /// Bytes in datagrams to there.
+    pub bytes_sent: u64,
+}
 
 /// Changes the link faults of a node's socket; only where they were enabled at its start. An empty request changes
 /// nothing and answers what is in force.

@@ -3,9 +3,10 @@
 use rpc_core::rpc::{Ctx, Never};
 
 use super::{
-    CloseRequest, FaultsReply, FaultsRequest, GetReply, GetRequest, Health, KvError, OpenRequest, Opened,
-    ReplaceError, ReplaceRequest, Replaced, ResolveRequest, Resolved, Status, TraceRequest, Traced, Version,
-    WriteAnswer, WriteRequest,
+    ChangeError, Changed, CloseRequest, Connections, ConnectionsRequest, FaultsReply, FaultsRequest,
+    GetReply, GetRequest, Health, KvError, MemberChange, OpenRequest, Opened, ResolveRequest, Resolved,
+    SnapshotBytes, SnapshotOffer, SnapshotPart, Status, TraceRequest, Traced, Version, WriteAnswer,
+    WriteRequest,
 };
 
 /// What a node serves to clients, below `kv`. Any node may be asked anything.
@@ -40,8 +41,19 @@ pub trait Kv {
     #[rpc(idempotent)]
     async fn health_local(&self, ctx: Ctx) -> Result<Health, Never>;
 
-    /// Replaces a member whose data was lost (admin).
-    async fn member_replace(&self, ctx: Ctx, request: ReplaceRequest) -> Result<Replaced, ReplaceError>;
+    /// Changes who is a member, or who leads (admin).
+    async fn member_change(&self, ctx: Ctx, change: MemberChange) -> Result<Changed, ChangeError>;
+
+    /// Has the asked node make a snapshot that holds every write that was answered before (admin).
+    #[rpc(idempotent)]
+    async fn snapshot(&self, ctx: Ctx) -> Result<SnapshotOffer, KvError>;
+
+    /// A part of a snapshot that the asked node offered (admin).
+    #[rpc(idempotent)]
+    async fn snapshot_part(&self, ctx: Ctx, request: SnapshotPart) -> Result<SnapshotBytes, KvError>;
+
+    /// The connections of the asked node; closes those with one peer if told to (admin).
+    async fn connections(&self, ctx: Ctx, request: ConnectionsRequest) -> Result<Connections, KvError>;
 
     /// Sets the link faults of the asked node (admin, only where enabled).
     async fn faults(&self, ctx: Ctx, request: FaultsRequest) -> Result<FaultsReply, KvError>;

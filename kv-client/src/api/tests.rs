@@ -52,7 +52,8 @@ fn every_shape_survives_the_wire() {
     }
     survives(KvError::TooLarge { what: Limited::Value, size: 2, max: 1 });
     survives(KvError::ForeignCluster { cluster: 5 });
-    survives(ReplaceError::Refused(KvError::NoQuorum));
+    survives(ChangeError::Refused(KvError::NoQuorum));
+    survives(MemberChange::Lead { id: None });
 }
 
 /// Bytes that became an array of numbers would be nearly twice as long.

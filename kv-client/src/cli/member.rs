@@ -1,10 +1,10 @@
-//! `member replace ID`
+//! `member add|remove|replace`
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use kv_client::Endpoint;
-use kv_client::api::{KvError, ReplaceError};
+use kv_client::api::{ChangeError, KvError, MemberChange};
 use rpc_core::rpc::{CallError, Outcome as CallOutcome};
 use serde::Serialize;
 
@@ -21,7 +21,24 @@ pub(crate) struct Member {
 
 #[derive(Debug, Subcommand)]
 enum Change {
+    Add(Add),
+    Remove(Remove),
     Replace(Replace),
+}
+
+/// Take an empty node in: it gets an id, learns the log, and votes once it has caught up
+#[derive(Debug, Args)]
+struct Add {
+    /// Where the empty node listens
+    #[arg(value_name = "HOST:PORT")]
+    address: Endpoint,
+}
+
+/// Take the vote and the log from a member, dead or alive; its id is never used again
+#[derive(Debug, Args)]
+struct Remove {
+    /// The id of the member
+    id: u64,
 }
 
 /// Replace a member whose data was lost: removed, joined again as an empty node under a new id, and promoted
@@ -35,6 +52,16 @@ struct Replace {
 }
 
 #[derive(Debug, Serialize)]
+struct AddedObject {
+    added: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct RemovedObject {
+    removed: u64,
+}
+
+#[derive(Debug, Serialize)]
 struct ReplacedObject {
     old: u64,
     new: u64,
@@ -42,54 +69,80 @@ struct ReplacedObject {
 
 impl Member {
     pub(crate) async fn run(self, context: &Context) -> Exit {
-        let Change::Replace(Replace { id, address }) = self.change;
-        let client = context.client_with_default(TIMEOUT_DEFAULT);
-        let error = match client.member_replace(id, address.map(|address| address.to_string())).await {
-            Ok(replaced) => {
-                let printed = match context.format {
-                    Format::Json => print_json(&ReplacedObject { old: id, new: replaced.new }),
-                    Format::Simple if context.quiet => Ok(()),
-                    Format::Simple => print_line(&format!(
-                        "node {id} is replaced: its successor votes as node {}",
-                        replaced.new
-                    )),
-                };
-                context.leave().await;
-                return printed.err().unwrap_or(Exit::Done);
+        match self.change {
+            Change::Add(Add { address }) => {
+                let added = MemberChange::Add { address: address.to_string() };
+                let told =
+                    |id| (AddedObject { added: id }, format!("the node at {address} votes as node {id}"));
+                change(context, added, told).await
             }
-            Err(error) => error,
-        };
-        let (exit, code) = judge(&error);
-        match context.format {
-            Format::Json => print_json(&ErrorObject::new(code, error.to_string())).err().unwrap_or(exit),
-            Format::Simple if exit == Exit::Unknown => exit.because(format_args!(
-                "{error}; the replacement may have begun or be done: see `kv-client status`, then repeat"
-            )),
-            Format::Simple => exit.because(format_args!("not replaced: {error}")),
+            Change::Remove(Remove { id }) => {
+                let told = |id| (RemovedObject { removed: id }, format!("node {id} is no member any more"));
+                change(context, MemberChange::Remove { id }, told).await
+            }
+            Change::Replace(Replace { id: old, address }) => {
+                let address = address.map(|address| address.to_string());
+                let told = |new| {
+                    let sentence = format!("node {old} is replaced: its successor votes as node {new}");
+                    (ReplacedObject { old, new }, sentence)
+                };
+                change(context, MemberChange::Replace { old, address }, told).await
+            }
         }
     }
 }
 
-fn judge(error: &CallError<ReplaceError>) -> (Exit, &'static str) {
+/// Has the cluster make a change. `told` gives what is printed, as JSON and as a sentence, for the id in the answer.
+pub(super) async fn change<T: Serialize>(
+    context: &Context,
+    change: MemberChange,
+    told: impl FnOnce(u64) -> (T, String),
+) -> Exit {
+    let client = context.client_with_default(TIMEOUT_DEFAULT);
+    let error = match client.member_change(change).await {
+        Ok(changed) => {
+            let (object, sentence) = told(changed.id);
+            let printed = match context.format {
+                Format::Json => print_json(&object),
+                Format::Simple if context.quiet => Ok(()),
+                Format::Simple => print_line(&sentence),
+            };
+            context.leave().await;
+            return printed.err().unwrap_or(Exit::Done);
+        }
+        Err(error) => error,
+    };
+    let (exit, code) = judge(&error);
+    match context.format {
+        Format::Json => print_json(&ErrorObject::new(code, error.to_string())).err().unwrap_or(exit),
+        Format::Simple if exit == Exit::Unknown => exit.because(format_args!(
+            "{error}; the change may have begun or be done: see `kv-client status`, then repeat"
+        )),
+        Format::Simple => exit.because(format_args!("not changed: {error}")),
+    }
+}
+
+fn judge(error: &CallError<ChangeError>) -> (Exit, &'static str) {
     match error {
         CallError::Rpc(error) if error.outcome == CallOutcome::NotExecuted => {
             (Exit::NotApplied, "unreachable")
         }
-        CallError::Rpc(_) | CallError::Method(ReplaceError::Refused(KvError::Unknown)) => {
+        CallError::Rpc(_) | CallError::Method(ChangeError::Refused(KvError::Unknown)) => {
             (Exit::Unknown, "unknown")
         }
         CallError::Method(error) => match error {
-            ReplaceError::Refused(KvError::Denied { .. }) => (Exit::Denied, "denied"),
-            ReplaceError::Refused(_) => (Exit::NotApplied, "refused"),
-            ReplaceError::UnknownMember { .. } => (Exit::NotFound, "unknown_member"),
-            ReplaceError::QuorumAtRisk { .. } => (Exit::NotApplied, "quorum_at_risk"),
-            ReplaceError::StillAlive { .. } => (Exit::ConditionFailed, "still_alive"),
-            ReplaceError::Unreachable { .. } => (Exit::NotApplied, "successor_unreachable"),
-            ReplaceError::NotEmpty { .. } => (Exit::ConditionFailed, "not_empty"),
-            ReplaceError::Unfinished { .. } => (Exit::Unknown, "unfinished"),
+            ChangeError::Refused(KvError::Denied { .. }) => (Exit::Denied, "denied"),
+            ChangeError::Refused(_) => (Exit::NotApplied, "refused"),
+            ChangeError::UnknownMember { .. } => (Exit::NotFound, "unknown_member"),
+            ChangeError::AlreadyMember { .. } => (Exit::ConditionFailed, "already_member"),
+            ChangeError::QuorumAtRisk { .. } => (Exit::NotApplied, "quorum_at_risk"),
+            ChangeError::StillAlive { .. } => (Exit::ConditionFailed, "still_alive"),
+            ChangeError::Unreachable { .. } => (Exit::NotApplied, "unreachable_member"),
+            ChangeError::NotEmpty { .. } => (Exit::ConditionFailed, "not_empty"),
+            ChangeError::Unfinished { .. } => (Exit::Unknown, "unfinished"),
         },
     }
 }
 
-/// How long a replacement may take unless told otherwise: the new node learns the whole log.
+/// How long a change may take unless told otherwise: a new node learns the whole log.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);

@@ -16,7 +16,7 @@ use rpc_core::runtime::Runtime;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
-use crate::played::{Manner, Table};
+use crate::played::{Manner, SNAPSHOT, Table};
 
 /// A node that is played, on a real socket.
 struct Real {
@@ -399,8 +399,65 @@ async fn member_replace_names_the_successor() {
     let unknown = real.run(&["member", "replace", "8"]).await;
     assert_eq!(
         (unknown.code, unknown.stderr.as_str()),
-        (Some(3), "kv-client: not replaced: node 8 is not a member\n")
+        (Some(3), "kv-client: not changed: node 8 is not a member\n")
     );
+}
+
+#[tokio::test]
+async fn members_are_added_removed_and_lead() {
+    let real = Real::start();
+    for (arguments, code, said) in [
+        (&["member", "add", "node4:7301"][..], 0, "the node at node4:7301 votes as node 5\n"),
+        (&["member", "add", "node4:7301", "--output", "json"], 0, "{\"added\":5}\n"),
+        (&["leader", "move"], 0, "node 2 leads\n"),
+        (&["leader", "move", "3", "--output", "json"], 0, "{\"leader\":3}\n"),
+        (&["member", "add", "node4"], 2, ""),
+    ] {
+        let ended = real.run(arguments).await;
+        assert_eq!((ended.code, ended.text()), (Some(code), said), "{arguments:?}: {}", ended.stderr);
+    }
+    let refused = real.run(&["member", "remove", "2"]).await;
+    assert_eq!(refused.code, Some(5));
+    assert!(
+        refused.stderr.contains("not changed: only voters [1] answer, 2 are needed"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_snapshot_is_saved_whole_and_overwrites_nothing() {
+    let real = Real::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    let path = file.to_str().unwrap();
+    let saved = real.run(&["snapshot", "save", path]).await;
+    assert_eq!(
+        (saved.code, saved.text()),
+        (Some(0), format!("{path}: 1000 bytes, every write up to revision 9\n").as_str())
+    );
+    assert_eq!(std::fs::read(&file).unwrap(), SNAPSHOT);
+    let again = real.run(&["snapshot", "save", path]).await;
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains("is there already"), "{}", again.stderr);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_node_are_listed_and_closed() {
+    let real = Real::start();
+    let listed = real.run(&["admin", "sessions"]).await;
+    assert_eq!(listed.code, Some(0));
+    assert!(listed.text().contains("by it") && listed.text().contains("127.0.0.1:"), "{}", listed.text());
+    let closed = real.run(&["admin", "sessions", "--close", "127.0.0.1:7301", "--output", "json"]).await;
+    assert_eq!(closed.code, Some(0));
+    assert!(
+        closed.text().starts_with("{\"node\":1,\"closed\":1,\"connections\":[{\"address\":"),
+        "{}",
+        closed.text()
+    );
+    let none = real.run(&["admin", "sessions", "--close", "127.0.0.1:9"]).await;
+    assert_eq!(none.code, Some(3));
 }
 
 #[tokio::test]

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_client::api::{
-    Age, CloseRequest, Expect, FaultsReply, FaultsRequest, GetReply, GetRequest, Health, Hint, Kv, KvError,
-    Member, OpenRequest, Opened, PROTOCOL, ReplaceError, ReplaceRequest, Replaced, ResolveRequest, Resolved,
-    Role, Status, TraceRequest, TraceSpan, TraceStep, Traced, Unknowable, Version, Versioned, WriteAnswer,
-    WriteOp, WriteReply, WriteRequest, kv_services,
+    Age, ChangeError, Changed, CloseRequest, Connection, Connections, ConnectionsRequest, Expect,
+    FaultsReply, FaultsRequest, GetReply, GetRequest, Health, Hint, Kv, KvError, Member, MemberChange,
+    OpenRequest, Opened, PROTOCOL, ResolveRequest, Resolved, Role, SnapshotBytes, SnapshotOffer,
+    SnapshotPart, Status, TraceRequest, TraceSpan, TraceStep, Traced, Unknowable, Version, Versioned,
+    WriteAnswer, WriteOp, WriteReply, WriteRequest, kv_services,
 };
 use kv_client::{Client, Endpoint};
 use rpc_core::peer::Peer;
@@ -359,11 +360,42 @@ impl Kv for Node {
         Ok(Health { healthy: !refuses, reason })
     }
 
-    async fn member_replace(&self, _: Ctx, request: ReplaceRequest) -> Result<Replaced, ReplaceError> {
-        match request.old {
-            3 => Ok(Replaced { new: 4 }),
-            id => Err(ReplaceError::UnknownMember { id }),
+    async fn member_change(&self, _: Ctx, change: MemberChange) -> Result<Changed, ChangeError> {
+        match change {
+            MemberChange::Replace { old: 3, .. } => Ok(Changed { id: 4 }),
+            MemberChange::Add { .. } => Ok(Changed { id: 5 }),
+            MemberChange::Remove { id: 2 } => Err(ChangeError::QuorumAtRisk { alive: vec![1], needed: 2 }),
+            MemberChange::Lead { id } => Ok(Changed { id: id.unwrap_or(2) }),
+            MemberChange::Replace { old: id, .. } | MemberChange::Remove { id } => {
+                Err(ChangeError::UnknownMember { id })
+            }
         }
+    }
+
+    async fn snapshot(&self, _: Ctx) -> Result<SnapshotOffer, KvError> {
+        let crc = crc32c::crc32c(&SNAPSHOT);
+        Ok(SnapshotOffer { name: "s".to_owned(), size: SNAPSHOT.len() as u64, crc, index: 8, revision: 9 })
+    }
+
+    async fn snapshot_part(&self, _: Ctx, request: SnapshotPart) -> Result<SnapshotBytes, KvError> {
+        let rest = &SNAPSHOT[request.offset as usize..];
+        Ok(SnapshotBytes { bytes: Bytes::copy_from_slice(&rest[..rest.len().min(300)]) })
+    }
+
+    async fn connections(&self, ctx: Ctx, request: ConnectionsRequest) -> Result<Connections, KvError> {
+        let connection = Connection {
+            address: ctx.address,
+            inbound: true,
+            encrypted: false,
+            idle_ms: 1,
+            rtt_us: 250,
+            serving: 1,
+            calling: 0,
+            bytes_received: 100,
+            bytes_sent: 200,
+        };
+        let closed = u64::from(request.close.is_some_and(|close| close.port() == 7301));
+        Ok(Connections { node: 1, closed, connections: vec![connection] })
     }
 
     async fn faults(&self, _: Ctx, _: FaultsRequest) -> Result<FaultsReply, KvError> {
@@ -414,3 +446,6 @@ pub(crate) fn client(world: &World, nodes: &[usize]) -> Client {
 pub(crate) const CLIENT: u64 = 10;
 /// The time for each request.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the played server hands out as a snapshot.
+pub(crate) static SNAPSHOT: [u8; 1_000] = [0x5a; 1_000];

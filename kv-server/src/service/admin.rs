@@ -1,14 +1,20 @@
-//! What operators ask: status, traces, health, replacement of a lost member, link faults.
+//! What operators ask: status, traces, health, changes of the members, snapshots, connections, link faults.
+
+use std::io;
 
 use kv_client::api::{
-    FaultsReply, FaultsRequest, Health, KvError, LinkFault, Member, ReplaceError, ReplaceRequest, Replaced,
-    Role, Status, TraceSpan, TraceStep, Traced,
+    ChangeError, Changed, Connection, Connections, ConnectionsRequest, FaultsReply, FaultsRequest, Health,
+    KvError, LinkFault, Member, MemberChange, Role, SnapshotBytes, SnapshotOffer, SnapshotPart, Status,
+    TraceSpan, TraceStep, Traced,
 };
+use raft_node::Change;
+use raft_node::backup::Backup;
 use raft_node::outcome::{Consistency, ReadError};
 use raft_node::spans::{Span, Step};
 use raft_node::status::{self, LogPosition, MemberStatus, Phase, StopReason};
 use rpc_core::driver::fault::LinkFaults;
 use rpc_core::endpoint::Counters;
+use rpc_core::peer::PeerInfo;
 use rpc_core::runtime::Instant;
 
 use super::{Running, Service, VERSION};
@@ -68,7 +74,7 @@ pub(super) fn trace(service: &Service, running: &Running, trace: u128) -> Traced
 /// be read. Whether it has a quorum plays no part.
 pub(super) async fn health_local(running: &Running, deadline: Instant) -> Health {
     let reason = match running.node.status().phase {
-        Phase::Stopped(StopReason::Fatal(reason)) => Some(reason),
+        Phase::Stopped(StopReason::Fatal(reason) | StopReason::Foreign(reason)) => Some(reason),
         _ => match running.node.read(Consistency::Stale, deadline, |rows| rows.get(b"")).await {
             Err(ReadError::Disk(error)) => Some(format!("disk: {error}")),
             Ok(_) | Err(ReadError::Refused(_) | ReadError::Deadline) => None,
@@ -77,29 +83,73 @@ pub(super) async fn health_local(running: &Running, deadline: Instant) -> Health
     Health { healthy: reason.is_none(), reason }
 }
 
-pub(super) async fn member_replace(
+pub(super) async fn member_change(
     running: &Running,
-    request: ReplaceRequest,
+    change: MemberChange,
     deadline: Instant,
-) -> Result<Replaced, ReplaceError> {
-    let ReplaceRequest { old, address } = request;
-    match running.node.replace_member(old, address, deadline).await {
-        Ok(new) => Ok(Replaced { new }),
+) -> Result<Changed, ChangeError> {
+    let change = match change {
+        MemberChange::Replace { old, address } => Change::Replace { old, address },
+        MemberChange::Add { address } => Change::Add { address },
+        MemberChange::Remove { id } => Change::Remove { id },
+        MemberChange::Lead { id } => Change::Lead { id },
+    };
+    match running.node.change(change, deadline).await {
+        Ok(id) => Ok(Changed { id }),
         Err(error) => Err(match error {
-            raft_node::ReplaceError::Refused(refused) => {
-                ReplaceError::Refused(refusal::of(refused, &running.node))
+            raft_node::ChangeError::Refused(refused) => {
+                ChangeError::Refused(refusal::of(refused, &running.node))
             }
-            raft_node::ReplaceError::UnknownMember { id } => ReplaceError::UnknownMember { id },
-            raft_node::ReplaceError::QuorumAtRisk { alive, needed } => {
-                ReplaceError::QuorumAtRisk { alive, needed: needed as u64 }
+            raft_node::ChangeError::UnknownMember { id } => ChangeError::UnknownMember { id },
+            raft_node::ChangeError::AlreadyMember { id } => ChangeError::AlreadyMember { id },
+            raft_node::ChangeError::QuorumAtRisk { alive, needed } => {
+                ChangeError::QuorumAtRisk { alive, needed: needed as u64 }
             }
-            raft_node::ReplaceError::StillAlive { id } => ReplaceError::StillAlive { id },
-            raft_node::ReplaceError::Unreachable { address } => ReplaceError::Unreachable { address },
-            raft_node::ReplaceError::NotEmpty { address } => ReplaceError::NotEmpty { address },
-            raft_node::ReplaceError::Unfinished { step } => ReplaceError::Unfinished { step },
+            raft_node::ChangeError::StillAlive { id } => ChangeError::StillAlive { id },
+            raft_node::ChangeError::Unreachable { address } => ChangeError::Unreachable { address },
+            raft_node::ChangeError::NotEmpty { address } => ChangeError::NotEmpty { address },
+            raft_node::ChangeError::Unfinished { step } => ChangeError::Unfinished { step },
         }),
     }
 }
+
+pub(super) async fn snapshot(running: &Running, deadline: Instant) -> Result<SnapshotOffer, KvError> {
+    let taken = running.node.backup(deadline).await;
+    let Backup { offer, index, revision } = taken.map_err(|error| refusal::of_read(error, &running.node))?;
+    Ok(SnapshotOffer { name: offer.name, size: offer.size, crc: offer.crc, index, revision })
+}
+
+pub(super) fn snapshot_part(running: &Running, request: &SnapshotPart) -> Result<SnapshotBytes, KvError> {
+    let read = running.node.read_backup(&request.name, request.offset, SNAPSHOT_PART_SIZE);
+    let bytes = read.map_err(|error| KvError::Disk {
+        reason: match error.kind() {
+            io::ErrorKind::NotFound => "newer snapshots took the place of this one".to_owned(),
+            _ => error.to_string(),
+        },
+    })?;
+    Ok(SnapshotBytes { bytes })
+}
+
+pub(super) fn connections(running: &Running, request: ConnectionsRequest, now: Instant) -> Connections {
+    let close = |address| running.peer.disconnect(address, "closed by an operator");
+    let closed = request.close.map_or(0, close) as u64;
+    let peers = running.peer.peers().into_iter().filter(|peer| peer.established);
+    let connection = |peer: PeerInfo| Connection {
+        address: peer.address,
+        inbound: peer.inbound,
+        encrypted: running.peer.security().is_encrypted(),
+        idle_ms: milliseconds(now - peer.last_seen),
+        rtt_us: microseconds(peer.rtt),
+        serving: peer.serving as u64,
+        calling: peer.calling as u64,
+        bytes_received: peer.bytes_received,
+        bytes_sent: peer.bytes_sent,
+    };
+    Connections { node: running.node.status().id, closed, connections: peers.map(connection).collect() }
+}
+
+/// Bytes of a snapshot that one answer holds at most.
+const SNAPSHOT_PART_SIZE: usize = 256 * 1024;
 
 /// `faults` is there: authorization refused the request where it is not.
 pub(super) async fn faults(

@@ -16,7 +16,9 @@ pub(super) enum Operation<'a> {
     Write(&'a WriteOp),
     Resolve,
     Get(&'a [u8]),
-    MemberReplace,
+    MemberChange,
+    Snapshot,
+    Connections,
     Faults,
 }
 
@@ -29,14 +31,16 @@ impl Operation<'_> {
             Self::Write(_) => "write",
             Self::Resolve => "resolve",
             Self::Get(_) => "get",
-            Self::MemberReplace => "member_replace",
+            Self::MemberChange => "member_change",
+            Self::Snapshot => "snapshot",
+            Self::Connections => "connections",
             Self::Faults => "faults",
         }
     }
 
     /// Whether a node that is stopping refuses it.
     pub(super) fn is_client_work(&self) -> bool {
-        !matches!(self, Self::Faults)
+        !matches!(self, Self::Faults | Self::Connections)
     }
 
     /// Checks it against the limits of the contract.
@@ -44,9 +48,13 @@ impl Operation<'_> {
         match self {
             Self::Write(op) => op.check(),
             Self::Get(key) => check_key(key),
-            Self::OpenSession | Self::CloseSession | Self::Resolve | Self::MemberReplace | Self::Faults => {
-                Ok(())
-            }
+            Self::OpenSession
+            | Self::CloseSession
+            | Self::Resolve
+            | Self::MemberChange
+            | Self::Snapshot
+            | Self::Connections
+            | Self::Faults => Ok(()),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod dev;
+mod operations;
 mod process;
 mod run;
 mod simulation;

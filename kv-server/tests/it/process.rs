@@ -96,6 +96,17 @@ impl Client {
         Self { runtime: self.runtime.clone(), peer: builder.start(socket).unwrap() }
     }
 
+    /// A client with a socket of its own.
+    pub(crate) fn another(&self) -> Self {
+        let socket = udp::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let builder = Peer::builder(self.runtime.clone());
+        Self { runtime: self.runtime.clone(), peer: builder.start_insecure(socket).unwrap() }
+    }
+
+    pub(crate) fn local_port(&self) -> u16 {
+        self.peer.local_addr().port()
+    }
+
     pub(crate) fn at(&self, port: u16) -> KvClient {
         KvClient::new(self.peer.remote(address(port)))
     }

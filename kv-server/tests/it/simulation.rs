@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kv_client::api::{
     Age, CloseRequest, Consistency, Expect, FaultsRequest, GetRequest, KvError, Limited, LinkFault,
-    ReplaceRequest, ResolveRequest, Resolved, TraceRequest, TraceStep, Unknowable, VALUE_SIZE_MAX, WriteOp,
+    MemberChange, ResolveRequest, Resolved, TraceRequest, TraceStep, Unknowable, VALUE_SIZE_MAX, WriteOp,
     WriteReply,
 };
 use raft_node::spans::SPANS_MAX;
@@ -423,17 +423,17 @@ fn a_wiped_node_is_refused_until_it_is_replaced() {
             assert_eq!(refused.unwrap().id, lost);
             session.write(leader, 2, put("k", "goes on")).await;
 
-            let request = ReplaceRequest { old: lost, address: None };
+            let request = MemberChange::Replace { old: lost, address: None };
             // Right after the crash the leader still takes the old member for alive.
             let replaced = cluster
                 .eventually("a replacement", async || {
-                    cluster.at(leader).member_replace(request.clone()).timeout(CALL).await.ok()
+                    cluster.at(leader).member_change(request.clone()).timeout(CALL).await.ok()
                 })
                 .await;
-            assert!(!ALL.contains(&replaced.new), "an id is never used again");
+            assert!(!ALL.contains(&replaced.id), "an id is never used again");
             let status = cluster
                 .eventually("the successor serves", async || {
-                    cluster.status(lost).await.filter(|status| status.ready && status.id == replaced.new)
+                    cluster.status(lost).await.filter(|status| status.ready && status.id == replaced.id)
                 })
                 .await;
             let voters: Vec<u64> =

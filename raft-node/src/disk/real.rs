@@ -90,6 +90,23 @@ pub fn open(folder: &Path) -> Result<Disk, OpenError> {
     Ok(Disk { store: Arc::new(store), files: Arc::new(Directory { folder: files }) })
 }
 
+/// As [`open`], but a folder that no node ever used is refused, and nothing is made in it.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_existing(folder: &Path) -> Result<Disk, OpenError> {
+    if folder.join("sled").is_dir() {
+        return open(folder);
+    }
+    let error = io::Error::new(io::ErrorKind::NotFound, "there is no node's data");
+    Err(OpenError::Unusable { folder: folder.to_owned(), error })
+}
+
+/// The plain files of `folder`, which must be there.
+pub fn files(folder: &Path) -> Arc<dyn Files> {
+    Arc::new(Directory { folder: folder.to_owned() })
+}
+
 /// Why a data folder was not opened.
 #[derive(Debug)]
 pub enum OpenError {

@@ -3,25 +3,26 @@
 //! Locks are taken in this order, none is held across an await: `writer` (one round, or the switch to an installed
 //! state), `cuts`, `waiters`, `view`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
+use openraft::Membership;
 use openraft::type_config::alias::EntryOf;
 use rpc_core::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::cut::{Chunk, Cuts};
 use super::hash;
-use super::overlay::{Change, Overlay};
+use super::overlay::{Change, Changes, Overlay};
 use super::round::user_range;
-use super::row::{CLASS_SESSION, Content, Origin, Row, TREE_PREFIX, Tree, damaged, user_key};
+use super::row::{CLASS_SESSION, Content, Origin, Row, TREE_PREFIX, Tree, damaged, successor, user_key};
 use super::waiters::Waiters;
 use super::writer::Writer;
 use super::{Applied, HostConfig, SessionsSummary, WAITERS_MAX, WaitError};
 use crate::command::Reply;
-use crate::disk::Disk;
+use crate::disk::{Disk, Files};
 use crate::machine::{RowsRead, StateMachine};
 use crate::session::Sessions;
 use crate::snapshot::{
@@ -29,7 +30,7 @@ use crate::snapshot::{
     SnapshotReceiver, SnapshotWriter, breathe,
 };
 use crate::state_head::StateHead;
-use crate::types::{LogId, StoredMembership, TypeConfig};
+use crate::types::{LogId, Member, StoredMembership, TypeConfig};
 
 pub(super) struct Core {
     disk: Disk,
@@ -146,19 +147,22 @@ impl Core {
         let mut writer = locked(&self.writer);
         let count = entries.len();
         let (changes, replies) = writer.apply(machine, &self.view().overlay, entries)?;
-        let after = View::of(&writer)?;
+        self.publish(&mut writer, changes, count - entries.len())?;
+        Ok(replies)
+    }
+
+    /// Lets readers see a round of `entry_count` entries, and saves when it is time.
+    fn publish(&self, writer: &mut Writer, changes: Changes, entry_count: usize) -> io::Result<()> {
+        let after = View::of(writer)?;
         {
             let mut view = self.view_mut();
             let mut overlay = std::mem::take(&mut view.overlay);
-            overlay.merge(changes, count - entries.len());
+            overlay.merge(changes, entry_count);
             *view = View { overlay, ..after };
         }
-        self.wake(&writer);
+        self.wake(writer);
         let is_full = self.view().overlay.is_full(self.config.unsaved_size_max);
-        if is_full {
-            self.save(&mut writer)?;
-        }
-        Ok(replies)
+        if is_full { self.save(writer) } else { Ok(()) }
     }
 
     /// Writes what was applied to the tree. Readers see it in the overlay until all of it is there.
@@ -184,6 +188,70 @@ impl Core {
         effects.dropped.into_iter().try_for_each(|set| writer.tree.remove_pieces(set))
     }
 
+    /// Makes the state that of a new cluster: another id, revisions that go on `revisions` above, one member, no sessions.
+    /// Where its log ended. Outside any log: only for a disk that no node runs on.
+    pub(super) fn found_anew(
+        &self,
+        cluster: u128,
+        revisions: u64,
+        (id, member): (u64, Member),
+    ) -> io::Result<LogId> {
+        let mut writer = locked(&self.writer);
+        let Some(last) = writer.head.last_applied else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "nothing was ever applied to this state",
+            ));
+        };
+        loop {
+            let changes = writer.drop_sessions(&self.view().overlay)?;
+            let Some(changes) = changes else { break };
+            self.publish(&mut writer, changes, 1)?;
+        }
+        let voters = vec![BTreeSet::from([id])];
+        let membership = Membership::new(voters, BTreeMap::from([(id, member)])).map_err(io::Error::other)?;
+        writer.head.membership = StoredMembership::new(Some(last), membership);
+        writer.head.cluster = Some(cluster);
+        writer.head.revision_base = writer.head.revision_base.saturating_add(revisions);
+        self.publish(&mut writer, Changes::new(), 1)?;
+        self.save(&mut writer)?;
+        Ok(last)
+    }
+
+    /// Reads all rows, and compares them with what the head hashed; how many there are.
+    pub(super) fn verify_rows(&self) -> io::Result<u64> {
+        let (writer, view) = (locked(&self.writer), self.view());
+        let (mut count, mut sum): (u64, u128) = (0, 0);
+        for (key, change) in view.overlay.changes() {
+            if let Some((row, _)) = &change.after {
+                sum = sum.wrapping_add(row.hash(key));
+                count += 1;
+            }
+        }
+        let mut from = Bytes::new();
+        loop {
+            let rows = writer.tree.range(&from, Some(&[CLASS_SESSION + 1]), ROWS_PER_TURN as usize)?;
+            let Some((last, _)) = rows.last() else { break };
+            from = successor(last);
+            for (key, item) in rows {
+                if view.overlay.get(&key).is_some() {
+                    continue;
+                }
+                let row = Row::decode(&key, &item)?;
+                if row != Row::of(row.origin, &writer.tree.value(&key, &row)?) {
+                    return Err(damaged(&key, "its value is not the one that it names"));
+                }
+                sum = sum.wrapping_add(row.hash(&key));
+                count += 1;
+            }
+        }
+        if sum != writer.head.rows_hash {
+            let what = "the rows of the state are not those that its head hashed";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(count)
+    }
+
     fn wake(&self, writer: &Writer) {
         if let Some(LogId { index, .. }) = writer.head.last_applied {
             locked(&self.waiters).wake(index);
@@ -207,14 +275,28 @@ impl Core {
         !locked(&self.cuts).is_empty()
     }
 
-    /// Writes a cut to a file; `None` if it was lost on the way.
+    /// Writes a cut to a file, which is the newest snapshot then; `None` if it was lost on the way.
     pub(super) async fn write_snapshot(
         &self,
         cut: u64,
         head: &StateHead,
     ) -> io::Result<Option<SnapshotFile>> {
+        let written = self.write_cut(cut, head, &self.disk.files).await?;
+        if let Some(file) = &written {
+            self.set_current(head.clone(), file.clone())?;
+        }
+        Ok(written)
+    }
+
+    /// Writes a cut to a file in any directory; `None` if it was lost on the way.
+    pub(super) async fn write_cut(
+        &self,
+        cut: u64,
+        head: &StateHead,
+        files: &Arc<dyn Files>,
+    ) -> io::Result<Option<SnapshotFile>> {
         let name = SnapshotName::new(head.last_applied, self.runtime.random_u64());
-        let mut writer = SnapshotWriter::create(Arc::clone(&self.disk.files), name, head)?;
+        let mut writer = SnapshotWriter::create(Arc::clone(files), name, head)?;
         loop {
             let chunk = locked(&self.cuts).chunk(cut)?;
             let (rows, is_last) = match chunk {
@@ -229,9 +311,7 @@ impl Core {
                 writer.row(row)?;
             }
             if is_last {
-                let file = writer.finish().await?;
-                self.set_current(head.clone(), file.clone())?;
-                return Ok(Some(file));
+                return writer.finish().await.map(Some);
             }
             breathe().await;
         }
@@ -241,6 +321,12 @@ impl Core {
     /// insert on.
     pub(super) async fn install(&self, file: SnapshotFile) -> io::Result<()> {
         let file = if file.lies_in(&self.disk.files) { file } else { file.copy_to(&self.disk.files).await? };
+        let head = self.load(&file).await?;
+        self.set_current(head, file)
+    }
+
+    /// As [`Core::install`], from a file anywhere that stays where it is; the head of the new state.
+    pub(super) async fn load(&self, file: &SnapshotFile) -> io::Result<StateHead> {
         let (old, current) = {
             let writer = locked(&self.writer);
             (writer.tree.clone(), writer.head.clone())
@@ -251,7 +337,7 @@ impl Core {
         let mut reader = SnapshotReader::open(file.clone())?;
         let head = reader.head().clone();
         check_successor(&current, &head)?;
-        let sessions = load(&tree, &mut reader, &head).await?;
+        let sessions = load_rows(&tree, &mut reader, &head).await?;
         let writer = Writer::loaded(tree, head.clone(), sessions)?;
         self.disk.store.sync().await?;
         write_generation(&self.disk, writer.tree.generation)?;
@@ -264,12 +350,20 @@ impl Core {
             *self.view_mut() = view;
             self.wake(&shared);
         }
-        self.set_current(head, file)?;
-        old.remove_all()
+        old.remove_all()?;
+        Ok(head)
     }
 
     pub(super) fn receive_snapshot(&self, offer: SnapshotOffer) -> io::Result<SnapshotReceiver> {
         SnapshotReceiver::open(Arc::clone(&self.disk.files), self.runtime.clone(), offer)
+    }
+
+    pub(super) fn read_snapshot(&self, name: &str, offset: u64, length: usize) -> io::Result<Bytes> {
+        // Any other name could lead to any other file.
+        match SnapshotName::parse(name) {
+            Some(_) => self.disk.files.read(name, offset, length),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// The newest snapshot that verifies, with its head.
@@ -281,7 +375,7 @@ impl Core {
         for name in snapshot::finished(self.disk.files.as_ref())? {
             let file = SnapshotFile::find(Arc::clone(&self.disk.files), name.with(SUFFIX_DONE)).await?;
             match file.verify().await {
-                Ok(head) => {
+                Ok((head, _)) => {
                     found = Some((head, file));
                     break;
                 }
@@ -315,34 +409,13 @@ impl Core {
     }
 
     #[cfg(test)]
-    pub(super) fn files(&self) -> Arc<dyn crate::disk::Files> {
+    pub(super) fn files(&self) -> Arc<dyn Files> {
         Arc::clone(&self.disk.files)
-    }
-
-    /// What the state amounts to, every row read anew.
-    #[cfg(test)]
-    pub(super) fn recomputed_rows_hash(&self) -> io::Result<u128> {
-        let (writer, view) = (locked(&self.writer), self.view());
-        let mut sum: u128 = 0;
-        for (key, change) in view.overlay.changes() {
-            let row = change.after.as_ref().map_or(0, |(row, _)| row.hash(key));
-            sum = sum.wrapping_add(row);
-        }
-        for (key, item) in writer.tree.range(&[], Some(&[CLASS_SESSION + 1]), usize::MAX)? {
-            if view.overlay.get(&key).is_some() {
-                continue;
-            }
-            let row = Row::decode(&key, &item)?;
-            let value = writer.tree.value(&key, &row)?;
-            assert_eq!(row, Row::of(row.origin, &value), "the row names the value that is there");
-            sum = sum.wrapping_add(row.hash(&key));
-        }
-        Ok(sum)
     }
 }
 
 /// Loads the rows of a snapshot into an empty tree; the session table that they hold.
-async fn load(tree: &Tree, reader: &mut SnapshotReader, head: &StateHead) -> io::Result<Sessions> {
+async fn load_rows(tree: &Tree, reader: &mut SnapshotReader, head: &StateHead) -> io::Result<Sessions> {
     let mut sessions = Sessions::default();
     let (mut rows, mut rows_hash): (u64, u128) = (0, 0);
     while let Some(row) = reader.next_row()? {

@@ -79,9 +79,7 @@ impl<S: StateMachine> RaftStateMachine<TypeConfig> for Host<S> {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>, io::Error> {
-        let (core, runtime) = (Arc::clone(&self.core), self.core.runtime.clone());
-        let current =
-            on_thread(&runtime, "snapshot-find", async move { core.current_snapshot().await }).await?;
+        let current = self.current_snapshot().await?;
         Ok(current.map(|(head, snapshot)| SnapshotOf::<TypeConfig, _> { meta: meta_of(&head), snapshot }))
     }
 }

@@ -139,11 +139,7 @@ impl Host<Script> {
             membership: self.membership(),
             cluster: self.cluster(),
         };
-        assert_eq!(
-            self.core.recomputed_rows_hash().unwrap(),
-            self.core.head().rows_hash,
-            "the hash of all rows"
-        );
+        self.verify_rows().expect("the hash of all rows");
         sight
     }
 }

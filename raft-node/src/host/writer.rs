@@ -107,12 +107,32 @@ impl Writer {
                 self.apply_command(machine, round, log_id.index, command)?
             }
         };
-        for change in self.sessions.drain_changes() {
-            let key = [&[CLASS_SESSION], change.key.as_ref()].concat().into();
-            round.set(key, change.value.map(|value| (Origin { index: log_id.index, n: 0 }, value)))?;
-        }
+        self.put_sessions(round, log_id.index)?;
         self.head.last_applied = Some(log_id);
         Ok(reply)
+    }
+
+    /// Puts what the command at `index` changed in the session table.
+    fn put_sessions(&mut self, round: &mut Round<'_>, index: u64) -> io::Result<()> {
+        for change in self.sessions.drain_changes() {
+            let key = [&[CLASS_SESSION], change.key.as_ref()].concat().into();
+            round.set(key, change.value.map(|value| (Origin { index, n: 0 }, value)))?;
+        }
+        Ok(())
+    }
+
+    /// Drops sessions, as many as fit into one round over `overlay`; `None` when there are none.
+    pub(super) fn drop_sessions(&mut self, overlay: &Overlay) -> io::Result<Option<Changes>> {
+        if self.sessions.session_count() == 0 {
+            return Ok(None);
+        }
+        let tree = self.tree.clone();
+        let mut round = Round::new(&tree, overlay);
+        self.sessions.expire(0, u64::MAX);
+        self.put_sessions(&mut round, 0)?;
+        let (changes, hash_change) = round.into_changes()?;
+        self.head.rows_hash = self.head.rows_hash.wrapping_add(hash_change);
+        Ok(Some(changes))
     }
 
     fn apply_command<S: StateMachine>(

@@ -388,16 +388,6 @@ pub(crate) enum Answer {
     Lost,
 }
 
-/// A node asks the leader to replace a member.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Replace {
-    #[serde(rename = "o")]
-    pub(crate) old: u64,
-    /// Where the new one is, if not where the old one was.
-    #[serde(rename = "a")]
-    pub(crate) address: Option<String>,
-}
-
 /// What the leader answers to a request for a read index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ReadIndex {

@@ -95,7 +95,7 @@ impl SnapshotReceiver {
         let received =
             SnapshotFile::new(Arc::clone(&files), SnapshotOffer { name: lies_at.clone(), ..offer.clone() });
         let head = match received.verify().await {
-            Ok(head) => head,
+            Ok((head, _)) => head,
             Err(error) => {
                 if error.kind() == io::ErrorKind::InvalidData && !self.finished {
                     files.remove(&lies_at)?;

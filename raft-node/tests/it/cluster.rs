@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_node::command::Record;
+use raft_node::disk::Disk;
 use raft_node::disk::sim::{SimDisk, SimDiskOptions};
 use raft_node::outcome::{OpenOutcome, WriteOutcome};
 use raft_node::resolver::Literal;
@@ -115,9 +116,18 @@ impl Cluster {
         self.disks.insert(one, other);
     }
 
-    /// Gives `number` the disk that it has in another cluster.
-    pub(crate) fn take_disk(&mut self, number: u64, other: &Self) {
-        self.disks.insert(number, other.disks[&number].clone());
+    /// Gives `number` the disk that it has in another cluster; its own.
+    pub(crate) fn take_disk(&mut self, number: u64, other: &Self) -> SimDisk {
+        self.disks.insert(number, other.disks[&number].clone()).expect("a node has a disk")
+    }
+
+    pub(crate) fn give_disk(&mut self, number: u64, disk: SimDisk) {
+        self.disks.insert(number, disk);
+    }
+
+    /// The disk of a node that does not run.
+    pub(crate) fn open_disk(&self, number: u64) -> Disk {
+        self.disks[&number].open(&self.observer)
     }
 
     /// Lets the next sync of a node's disk fail.
@@ -254,7 +264,7 @@ pub(crate) fn value(record: &Record) -> u64 {
     number(&record.detail)
 }
 
-fn address(number: u64) -> SocketAddr {
+pub(crate) fn address(number: u64) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, number as u8], 7301))
 }
 

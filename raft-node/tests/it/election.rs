@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use raft_node::Change;
 use raft_node::outcome::{Refusal, WriteOutcome};
 use raft_node::status::{Phase, Role, Status, StopReason};
 
@@ -143,7 +144,10 @@ fn leadership_is_handed_over_on_request() {
     let other = cluster.other_than(leader);
     let (node, deadline) = (cluster.nodes[&leader].clone(), cluster.deadline(leader, PATIENCE));
     let began = cluster.world.now();
-    assert_eq!(cluster.run(async move { node.transfer_leadership(Some(other), deadline).await }), Ok(other));
+    assert_eq!(
+        cluster.run(async move { node.change(Change::Lead { id: Some(other) }, deadline).await }),
+        Ok(other)
+    );
     assert!(cluster.world.now() - began < Duration::from_millis(100));
     let mut session = cluster.open(leader, 7);
     assert_eq!(cluster.add(leader, &mut session, 1), 1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raft_node::StartError;
-use raft_node::status::Phase;
+use raft_node::status::{Phase, StopReason};
 
 use crate::cluster::Cluster;
 
@@ -63,6 +63,56 @@ fn a_folder_belongs_to_the_node_it_was_made_with() {
     cluster.swap_disks(1, 2);
     let error = cluster.try_start(1).expect_err("the folder is another node's");
     assert!(matches!(error, StartError::Foreign { found: 2, configured: 1 }), "{error}");
+}
+
+/// Two clusters on the same addresses, in worlds of their own.
+fn two_clusters() -> (Cluster, Cluster) {
+    let (mut other, _) = Cluster::three(3);
+    let (cluster, _) = Cluster::three(4);
+    other.agree();
+    other.crash(3);
+    (cluster, other)
+}
+
+#[test]
+fn data_of_another_cluster_is_refused_where_a_majority_belongs_to_this_one() {
+    let (mut cluster, other) = two_clusters();
+    cluster.crash(3);
+    cluster.take_disk(3, &other);
+    cluster.start(3);
+    cluster.until("it is refused", |cluster| {
+        matches!(&cluster.status(3).phase, Phase::Stopped(StopReason::Foreign(why)) if why.contains("members [1, 2]"))
+    });
+    let leader = cluster.leader();
+    let mut session = cluster.open(leader, 7);
+    cluster.add(leader, &mut session, 1);
+}
+
+#[test]
+fn a_member_is_not_refused_because_of_one_foreigner() {
+    let (mut cluster, other) = two_clusters();
+    for number in 1..=3 {
+        cluster.crash(number);
+    }
+    let own = cluster.take_disk(3, &other);
+    cluster.start(3);
+    // One foreigner is no majority of three: this node and the next start, and are a quorum.
+    cluster.start(1);
+    cluster.until("it runs", |cluster| cluster.status(1).phase == Phase::Running);
+    cluster.start(2);
+    let leader = cluster.leader();
+    let mut session = cluster.open(leader, 7);
+    cluster.add(leader, &mut session, 1);
+    // The foreigner, started again, is refused by both; with its own disk the node is a member again.
+    cluster.crash(3);
+    cluster.start(3);
+    cluster.until("it is refused", |cluster| {
+        matches!(cluster.status(3).phase, Phase::Stopped(StopReason::Foreign(_)))
+    });
+    cluster.crash(3);
+    cluster.give_disk(3, own);
+    cluster.start(3);
+    cluster.agree();
 }
 
 #[test]

@@ -2,12 +2,15 @@
 
 mod chaos;
 mod cluster;
+#[path = "../../examples/counter/machine.rs"]
 mod counter;
 mod damage;
 mod determinism;
 mod election;
 mod failure;
 mod formation;
+mod members;
+mod offline;
 mod reads;
 mod real;
 mod replacement;

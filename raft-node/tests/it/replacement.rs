@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use raft_node::ReplaceError;
 use raft_node::status::{Phase, Role};
+use raft_node::{Change, ChangeError};
 
 use crate::cluster::{Cluster, PATIENCE};
 
-fn replace(cluster: &Cluster, number: u64, old: u64, time: Duration) -> Result<u64, ReplaceError> {
+fn replace(cluster: &Cluster, number: u64, old: u64, time: Duration) -> Result<u64, ChangeError> {
     let (node, deadline) = (cluster.nodes[&number].clone(), cluster.deadline(number, time));
-    cluster.run(async move { node.replace_member(old, None, deadline).await })
+    cluster.run(async move { node.change(Change::Replace { old, address: None }, deadline).await })
 }
 
 #[test]
@@ -79,10 +79,10 @@ fn a_replacement_that_is_asked_for_by_several_ways_at_once_happens_once() {
         .filter(|number| *number != lost)
         .map(|number| (cluster.nodes[&number].clone(), cluster.deadline(number, PATIENCE)))
         .collect();
-    let answers = cluster.run(futures_util::future::join_all(
-        asks.into_iter()
-            .map(|(node, deadline)| async move { node.replace_member(lost, None, deadline).await }),
-    ));
+    let answers =
+        cluster.run(futures_util::future::join_all(asks.into_iter().map(|(node, deadline)| async move {
+            node.change(Change::Replace { old: lost, address: None }, deadline).await
+        })));
     let [Ok(one), Ok(two)] = answers[..] else { panic!("{answers:?}") };
     assert_eq!(one, two);
     cluster.agree();
@@ -95,8 +95,8 @@ fn a_replacement_that_is_asked_for_by_several_ways_at_once_happens_once() {
 fn a_member_that_is_alive_is_not_replaced() {
     let (cluster, leader) = Cluster::three(82);
     let other = cluster.other_than(leader);
-    assert_eq!(replace(&cluster, leader, other, PATIENCE), Err(ReplaceError::StillAlive { id: other }));
-    assert_eq!(replace(&cluster, leader, 9, PATIENCE), Err(ReplaceError::UnknownMember { id: 9 }));
+    assert_eq!(replace(&cluster, leader, other, PATIENCE), Err(ChangeError::StillAlive { id: other }));
+    assert_eq!(replace(&cluster, leader, 9, PATIENCE), Err(ChangeError::UnknownMember { id: 9 }));
     assert_eq!(cluster.status(leader).role, Role::Leader);
 }
 
@@ -118,5 +118,5 @@ fn a_replacement_that_would_cost_the_quorum_is_refused() {
     cluster.pass(Duration::from_millis(1_000));
     let refused =
         replace(&cluster, leader, others[3], Duration::from_secs(3)).expect_err("two of five are too few");
-    assert!(matches!(refused, ReplaceError::QuorumAtRisk { .. } | ReplaceError::Refused(_)), "{refused}");
+    assert!(matches!(refused, ChangeError::QuorumAtRisk { .. } | ChangeError::Refused(_)), "{refused}");
 }

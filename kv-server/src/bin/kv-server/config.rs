@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use kv_server::server::ServerConfig;
 use raft_node::NodeConfig;
+use raft_node::offline::Founder;
 use rpc_core::driver::key_file;
 use rpc_core::security::{Security, SharedKey};
 use tracing_subscriber::EnvFilter;
@@ -54,6 +55,9 @@ pub(crate) struct RunArgs {
     /// A TOML file with any of these settings
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<String>,
+    /// If the data is damaged or gone, make this node anew from the other members, under a new id
+    #[arg(long)]
+    pub(crate) rebuild: bool,
     /// Stop when standard input closes: whoever started this node is gone
     #[arg(long, hide = true)]
     pub(crate) supervised: bool,
@@ -67,6 +71,7 @@ pub(crate) struct RunConfig {
     pub(crate) data: PathBuf,
     pub(crate) log: String,
     pub(crate) supervised: bool,
+    pub(crate) rebuild: bool,
 }
 
 /// The settings that a file may hold; each is also a flag and an environment variable.
@@ -84,7 +89,7 @@ impl RunConfig {
         args: RunArgs,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let supervised = args.supervised;
+        let (supervised, rebuild) = (args.supervised, args.rebuild);
         let mut settings = Settings::collect(args, environment)?;
         let id = settings.required("id", node_id)?;
         let members = settings.required("members", members)?;
@@ -120,7 +125,22 @@ impl RunConfig {
         node.joining = joining;
         let mut server = ServerConfig::new(node, security);
         server.enable_faults = settings.optional("enable_faults", boolean)?.unwrap_or(false);
-        Ok(Self { server, listen, data, log, supervised })
+        Ok(Self { server, listen, data, log, supervised, rebuild })
+    }
+}
+
+/// The first member of a new cluster, and the addresses of the others in `members`.
+pub(crate) fn founder(id: String, members: String) -> Result<(Founder, Vec<String>), ConfigError> {
+    let args = RunArgs { id: Some(id), members: Some(members), ..RunArgs::default() };
+    let mut settings = Settings::collect(args, |_| None)?;
+    let id = settings.required("id", node_id)?;
+    let members = settings.required("members", self::members)?;
+    let (own, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(member, _)| *member == id);
+    match own.into_iter().next() {
+        Some((id, address)) => {
+            Ok((Founder { id, address }, others.into_iter().map(|(_, address)| address).collect()))
+        }
+        None => Err(settings.contradiction("members", &format!("must hold the founder's id {id}"))),
     }
 }
 

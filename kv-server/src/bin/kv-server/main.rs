@@ -1,12 +1,15 @@
-//! The command `kv-server`: one node (`run`), three on this machine (`dev`), or a new key (`keygen`).
+//! The command `kv-server`: one node (`run`), three on this machine (`dev`), a new key (`keygen`), and what is done to
+//! the data of a node that does not run (`inspect`, `verify`, `restore`, `recover`).
 //!
 //! Exit codes: 0 done, 1 failure (taken port, unwritable or damaged data folder, failed disk, key file), 2 usage or
-//! configuration, 7 the data folder belongs to another node, 130 and 143 stopped at once by a second signal.
+//! configuration, 7 the data folder belongs to another node or cluster, 130 and 143 stopped at once by a second signal.
 
 mod config;
 mod dev;
 mod exit;
 mod keygen;
+mod offline;
+mod rebuild;
 mod run;
 mod signals;
 
@@ -33,6 +36,14 @@ enum Verb {
     Run(Box<config::RunArgs>),
     /// Run a cluster on this machine: node processes on loopback, no configuration
     Dev(dev::DevArgs),
+    /// Say what the data folder of a node that does not run holds, having verified all of it
+    Inspect(offline::InspectArgs),
+    /// Verify a snapshot file from its first byte to its last
+    Verify(offline::VerifyArgs),
+    /// Make a data folder of a snapshot: the first member of a new cluster
+    Restore(offline::RestoreArgs),
+    /// After the loss of a quorum: make a data folder of what one member left, the first member of a new cluster
+    Recover(offline::RecoverArgs),
     /// Make the key that a cluster and its clients share
     Keygen(keygen::KeygenArgs),
     /// Print the version
@@ -43,6 +54,10 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Verb::Run(args) => run::run(*args),
         Verb::Dev(args) => dev::dev(args),
+        Verb::Inspect(args) => offline::inspect(args),
+        Verb::Verify(args) => offline::verify(args),
+        Verb::Restore(args) => offline::restore(args),
+        Verb::Recover(args) => offline::recover(args),
         Verb::Keygen(args) => keygen::keygen(args),
         Verb::Version => {
             println!("kv-server {}", env!("CARGO_PKG_VERSION"));

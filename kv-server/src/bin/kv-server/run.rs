@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{RunArgs, RunConfig};
 use crate::exit::Exit;
+use crate::rebuild::Rebuilder;
 use crate::signals::Signals;
 
 /// How long a stop may take: handing leadership over and answering what is open. Container systems allow ten seconds.
@@ -48,30 +49,49 @@ fn log_to_stderr(filter: &str) {
 async fn run_node(runtime: Runtime, config: RunConfig) -> Result<(), Exit> {
     let mut signals = Signals::new().map_err(|error| Exit::Fatal(format!("no signal handlers: {error}")))?;
     let orphaned = orphaned(&runtime, config.supervised);
-    let RunConfig { server, listen, data, .. } = config;
-    // The socket first: a taken port must leave no folder behind. Nothing is sent before the node knows who it is.
-    let socket = UdpSocket::bind(listen).map_err(|error| Exit::Listen { address: listen, error })?;
-    let disk = tokio::select! {
-        biased;
-        disk = open_disk(&runtime, &data) => disk?,
-        signal = signals.next() => {
-            tracing::info!(%signal, "stopped before there was space");
-            return Ok(());
+    let RunConfig { server: config, listen, data, rebuild, .. } = config;
+    let id = config.node.id;
+    let others: Vec<String> = config
+        .node
+        .members
+        .iter()
+        .filter(|(member, _)| *member != id)
+        .map(|(_, address)| address.clone())
+        .collect();
+    let rebuilder =
+        rebuild.then(|| Rebuilder::new(&runtime, config.security.clone(), &others)).transpose()?;
+    let server = loop {
+        // The socket first: a taken port must leave no folder behind. Nothing is sent before the node knows who it is.
+        let socket = UdpSocket::bind(listen).map_err(|error| Exit::Listen { address: listen, error })?;
+        let disk = tokio::select! {
+            biased;
+            disk = open_disk(&runtime, &data) => disk,
+            signal = signals.next() => {
+                tracing::info!(%signal, "stopped before there was space");
+                return Ok(());
+            }
+        };
+        let names = Arc::new(SystemNames::new(runtime.clone(), listen));
+        let started = match disk {
+            Ok(disk) => Server::start(runtime.clone(), disk, socket, config.clone(), names)
+                .await
+                .map_err(|error| Exit::Start { folder: data.clone(), error }),
+            Err(exit) => Err(exit),
+        };
+        let damage = started.as_ref().err().and_then(Exit::damage);
+        match (damage, &rebuilder) {
+            (Some(damage), Some(rebuilder)) => rebuilder.set_aside(&data, &damage).await?,
+            _ => break started?,
         }
     };
-    let names = Arc::new(SystemNames::new(runtime.clone(), listen));
-    let id = server.node.id;
-    let others = server.node.members.iter().filter(|(member, _)| *member != id);
-    let others = others.map(|(_, address)| address.as_str()).collect::<Vec<_>>().join(",");
-    let server = Server::start(runtime.clone(), disk, socket, server, names)
-        .await
-        .map_err(|error| Exit::Start { folder: data.clone(), error })?;
     tracing::info!(node_id = id, %listen, data = %data.display(), "listening");
-    explain_refusal(&runtime, server.clone(), others);
+    explain_refusal(&runtime, server.clone(), others.join(","), rebuilder);
 
     tokio::select! {
         biased;
-        reason = server.fatal() => return Err(Exit::Fatal(reason)),
+        reason = server.fatal() => {
+            return Err(if server.is_foreign() { Exit::Foreign(reason) } else { Exit::Fatal(reason) });
+        }
         signal = signals.next() => tracing::info!(node_id = id, %signal, "stopping"),
         () = orphaned => tracing::info!(node_id = id, "stopping: whoever started this node is gone"),
     }
@@ -117,13 +137,16 @@ async fn orphaned(runtime: &Runtime, supervised: bool) {
     let _ = closed.await;
 }
 
-/// Says, on standard error whatever the log filter, when the cluster refuses this node, and what to type then.
-fn explain_refusal(runtime: &Runtime, server: Server, others: String) {
+/// Says, on standard error whatever the log filter, when the cluster refuses this node, and what to type then; or does it.
+fn explain_refusal(runtime: &Runtime, server: Server, others: String, rebuilder: Option<Rebuilder>) {
     runtime.spawn("refusal", async move {
         let Refused { id } = server.refused().await;
+        if let Some(rebuilder) = rebuilder {
+            return rebuilder.replace(id).await;
+        }
         eprintln!(
             "kv-server: refused: the cluster knows node {id} with other data than this folder, which is empty. It \
-             takes no part until it is replaced; leave it running and type:\n  \
+             takes no part until it is replaced; leave it running and type (or start it with --rebuild):\n  \
              kv-client --endpoints {others} member replace {id}"
         );
     });

@@ -1,4 +1,4 @@
-//! Why a member was not replaced.
+//! Changes of who is a member and who leads, and why one was not made.
 
 use std::fmt;
 
@@ -6,9 +6,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::Refusal;
 
-/// Why a member was not replaced.
+/// A change of who is a member, or who leads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ReplaceError {
+pub enum Change {
+    /// The empty node at `address` (by default where the old one was) takes the place of a member whose data was lost.
+    Replace {
+        /// The member.
+        old: u64,
+        /// Where its successor listens, as `host:port`.
+        address: Option<String>,
+    },
+    /// The empty node at `address` becomes a member: it learns the log, and then votes.
+    Add {
+        /// Where it listens, as `host:port`.
+        address: String,
+    },
+    /// A member is one no more.
+    Remove {
+        /// The member.
+        id: u64,
+    },
+    /// A voter leads; by default the one that holds most of the log.
+    Lead {
+        /// The voter.
+        id: Option<u64>,
+    },
+}
+
+/// Why a change was not made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeError {
     /// The request did not reach a leader that could act on it.
     Refused(Refusal),
     /// No such member.
@@ -16,7 +43,12 @@ pub enum ReplaceError {
         /// The id that was named.
         id: u64,
     },
-    /// The cluster would lose its quorum: too few of the other voters answer.
+    /// Another member listens at that address.
+    AlreadyMember {
+        /// The member.
+        id: u64,
+    },
+    /// The cluster would lose its quorum: too few of those who vote before or after the change answer.
     QuorumAtRisk {
         /// The voters that answer.
         alive: Vec<u64>,
@@ -45,11 +77,14 @@ pub enum ReplaceError {
     },
 }
 
-impl fmt::Display for ReplaceError {
+impl fmt::Display for ChangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::UnknownMember { id } => write!(f, "node {id} is not a member"),
+            Self::AlreadyMember { id } => {
+                write!(f, "node {id} is a member at this address: if its data is lost, replace it")
+            }
             Self::QuorumAtRisk { alive, needed } => {
                 write!(f, "only voters {alive:?} answer, {needed} are needed: the quorum would be lost")
             }
@@ -63,4 +98,4 @@ impl fmt::Display for ReplaceError {
     }
 }
 
-impl std::error::Error for ReplaceError {}
+impl std::error::Error for ChangeError {}
