@@ -9,7 +9,6 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::{RaftLogReader, RaftStateMachine};
@@ -18,8 +17,8 @@ use rpc_core::runtime::Runtime;
 use crate::disk::{Disk, Files};
 use crate::host::{Host, HostConfig};
 use crate::identity::Identity;
-use crate::log;
-use crate::machine::{ApplyContext, Rows, StateMachine};
+use crate::log::{self, LogStore};
+use crate::machine::StateMachine;
 use crate::snapshot::{self, SUFFIX_DONE, SnapshotFile};
 use crate::state_head::StateHead;
 use crate::status::{LogPosition, Vote};
@@ -111,12 +110,20 @@ pub struct Founded {
 /// at a million writes a second, and small enough to stay a whole number in every JSON reader.
 pub const REVISION_STEP: u64 = 1_000_000_000_000;
 
-/// Reads all that a node keeps, and verifies it.
+/// Reads all that a node keeps, and verifies it. As at a start, entries that are known to be committed are applied; the
+/// rest of the log is left as it is.
 ///
 /// # Errors
 /// When the disk fails, is empty, or holds damaged data.
-pub async fn inspect(runtime: &Runtime, disk: &Disk) -> Result<Inspection, StartError> {
-    let Storage { identity, log, host } = existing(runtime, disk, Arc::new(Inert))?;
+pub async fn inspect<S: StateMachine>(
+    runtime: &Runtime,
+    disk: &Disk,
+    machine: Arc<S>,
+) -> Result<Inspection, StartError> {
+    let Storage { identity, log, mut host } = existing(runtime, disk, machine)?;
+    let bounds = log.bounds();
+    let end = bounds.committed.min(bounds.last).map_or(0, |committed| committed.index + 1);
+    apply(&mut host, &log, end).await.map_err(StartError::from_io)?;
     let state = summary(&host).map_err(StartError::from_io)?;
     let mut snapshots = Vec::new();
     for name in snapshot::finished(disk.files.as_ref()).map_err(StartError::Disk)? {
@@ -124,7 +131,6 @@ pub async fn inspect(runtime: &Runtime, disk: &Disk) -> Result<Inspection, Start
         let verified = verify(Arc::clone(&disk.files), &name).await;
         snapshots.push((name, verified.map_err(|error| error.to_string())));
     }
-    let bounds = log.bounds();
     Ok(Inspection {
         id: identity.id,
         configured: identity.configured,
@@ -183,15 +189,13 @@ pub async fn recover<S: StateMachine>(
     machine: Arc<S>,
     founder: &Founder,
 ) -> Result<Founded, StartError> {
-    let mut old = existing(runtime, old, Arc::clone(&machine))?;
+    let old = existing(runtime, old, Arc::clone(&machine))?;
     let mut host = empty(runtime, disk, machine)?;
     let copied = async {
         let file = old.host.copy_state(&disk.files).await?;
         host.load(&file).await?;
         disk.files.remove(&file.offer().name)?;
-        let next = old.host.applied().index().map_or(0, |index| index + 1);
-        let tail = old.log.entries_stream(next..).await;
-        host.apply(tail.map(|entry| entry.map(|entry| (entry, None)))).await
+        apply(&mut host, &old.log, u64::MAX).await
     };
     copied.await.map_err(StartError::from_io)?;
     found(runtime, disk, host, founder).await.map_err(StartError::from_io)
@@ -216,6 +220,14 @@ async fn found<S: StateMachine>(
     identity.store(disk).await?;
     let StateSummary { rows, revision, .. } = summary(&host)?;
     Ok(Founded { cluster, index: last.index, revision, rows })
+}
+
+/// Applies the entries of `log` that lie behind the state and before `end`.
+async fn apply<S: StateMachine>(host: &mut Host<S>, log: &LogStore, end: u64) -> io::Result<()> {
+    let next = host.applied().index().map_or(0, |index| index + 1);
+    let mut log = log.clone();
+    let tail = log.entries_stream(next..end.max(next)).await;
+    host.apply(tail.map(|entry| entry.map(|entry| (entry, None)))).await
 }
 
 fn existing<S: StateMachine>(
@@ -254,15 +266,6 @@ fn summary<S: StateMachine>(host: &Host<S>) -> io::Result<StateSummary> {
         sessions: host.sessions().sessions,
         members,
     })
-}
-
-/// Applies nothing: the state is only looked at.
-struct Inert;
-
-impl StateMachine for Inert {
-    fn apply(&self, _: &ApplyContext, _: &mut dyn Rows, _: &Bytes) -> io::Result<Bytes> {
-        Err(io::Error::other("nothing is applied to a state that is only looked at"))
-    }
 }
 
 impl fmt::Display for Founded {

@@ -143,7 +143,7 @@ pub(crate) fn recover(args: RecoverArgs) -> Result<(), Exit> {
 
 async fn look(runtime: &Runtime, folder: &Path) -> Result<Inspection, Exit> {
     let disk = real::open_existing(folder).map_err(Exit::Disk)?;
-    let inspected = offline::inspect(runtime, &disk).await;
+    let inspected = offline::inspect(runtime, &disk, Arc::new(KvMachine)).await;
     inspected.map_err(|error| Exit::Start { folder: folder.to_owned(), error })
 }
 
