@@ -1,7 +1,7 @@
 //! Measures the transport on simulated links: bulk and small calls, per controller, loss, round trip and queue.
 //!
 //! `cargo run --release -p rpc-core --example links` prints the tables of docs/BENCHMARKS.md, section "Transport in the
-//! simulated network"; `-- quick` measures one link. Virtual time from one seed: the figures are the same on every
+//! simulated network"; `-- quick` measures one link, `-- bbr` one controller, `-- incast` the last table only. Virtual time from one seed: the figures are the same on every
 //! machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -57,13 +57,15 @@ fn main() {
         if quick { (&[1], &[20_000], &[50]) } else { (&[0, 1, 5], &[100, 20_000, 100_000], &[50, 10]) };
     let only_bbr = std::env::args().any(|argument| argument == "bbr");
     let all = [Algorithm::Bbr, Algorithm::Cubic];
+    let incast_only = std::env::args().any(|argument| argument == "incast");
+    let others: &[u64] = if incast_only { &[] } else { queues };
     for algorithm in all.into_iter().take(if only_bbr { 1 } else { 2 }) {
         println!("\n{algorithm:?}: 200 Mbit/s = {:.1} MiB/s\n", mib(RATE as f64));
         println!(
             "| queue | round trip | loss | 16 MiB, MiB/s | echoes, MiB/s | 64 B alone, p50 / p99 ms | beside the 16 MiB, p50 / p99 ms |"
         );
         println!("| --- | --- | --- | --- | --- | --- | --- |");
-        for &queue_ms in queues {
+        for &queue_ms in others {
             for &rtt_us in rtts {
                 for &loss_percent in losses {
                     let (rtt, queue) = (Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));
@@ -81,7 +83,7 @@ fn main() {
         }
         println!("\nTwo transfers that share the link, MiB/s each:\n");
         println!("| queue | round trip | first | second, a second later |\n| --- | --- | --- | --- |");
-        for &queue_ms in queues {
+        for &queue_ms in others {
             for &rtt_us in rtts {
                 let [first, second] =
                     share(&algorithm, Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));

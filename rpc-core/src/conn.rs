@@ -38,6 +38,7 @@ mod pacer;
 mod path;
 mod ranges;
 mod recovery;
+mod schedule;
 mod sent;
 mod table;
 
@@ -283,7 +284,7 @@ impl Conn {
             recovery: Recovery::new(now, config, SETUP_DATAGRAM_SIZE as u64),
             received: Received::default(),
             outbox: Outbox::new(SETUP_DATAGRAM_SIZE - SHORT_OVERHEAD),
-            intake: Intake::new(config.message_window, config.message_size_max as u64),
+            intake: Intake::new(id.0, config.message_window, config.message_size_max as u64),
             caller: Caller::new(initiator),
             callee: Callee::new(!initiator, calls_max, config.answers_kept_bytes),
             holdup: HoldUp::new(now),
@@ -411,7 +412,7 @@ impl Conn {
         if let Some(arriving) = arriving {
             self.intake.close(cx.budget, arriving.message);
         }
-        self.intake.forget(cx.budget, self.id.0, call.0);
+        self.intake.forget(cx.budget, call.0);
         // A call that never left needs no CANCEL, but the gap it would leave in the peer's memory of calls does,
         // unless the floor that SEEN reports passes over it.
         if self.outbox.may_have_reached(key) || !is_floor {
@@ -427,6 +428,12 @@ impl Conn {
         if let Some(size) = self.intake.grant(call) {
             self.grants_due.push_back((call, size));
         }
+    }
+
+    /// So far may the message of `call` be sent, which is coming in.
+    pub(crate) fn schedule(&mut self, call: u64, upto: u64) {
+        self.intake.schedule(call, upto);
+        self.grants_due.push_back((call, upto));
     }
 
     pub(crate) fn drain(&mut self) {
@@ -628,7 +635,7 @@ impl Conn {
             }
         };
         self.outbox = Outbox::new(0);
-        self.intake.end(cx.budget, self.id.0);
+        self.intake.end(cx.budget);
         self.grants_due.clear();
         self.caller.clear();
         self.callee.clear();

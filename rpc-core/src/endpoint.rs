@@ -268,11 +268,13 @@ impl Endpoint {
 
     /// When to call [`Endpoint::handle_timeout`]. May be earlier than needed, never later.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [timer, self.budget.schedule.timeout()].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.budget.schedule.on_timeout(now);
         while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, id));
             let Some(slot) = self.conns.get_mut(&id) else { continue };
@@ -376,10 +378,13 @@ impl Endpoint {
         self.budget.used()
     }
 
-    /// Lets messages begin that waited for memory.
+    /// Lets messages begin that waited for memory, and go on that waited for their turn.
     fn grant_waiting(&mut self, now: Instant) {
         while let Some((conn, call)) = self.budget.grant() {
             self.with(now, ConnId(conn), |conn, _| conn.grant(call));
+        }
+        while let Some(((conn, call), upto)) = self.budget.schedule.poll(now) {
+            self.with(now, ConnId(conn), |conn, _| conn.schedule(call, upto));
         }
     }
 

@@ -8,12 +8,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::schedule::Schedule;
+
 /// Names a message that comes in: the connection, and the call whose parity tells whether it is request or response.
 pub(super) type Arrival = (u64, u64);
 
 /// What is charged, and who waits.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    /// Who may go on of those that have their memory.
+    pub(crate) schedule: Schedule,
     limit: u64,
     /// The largest message that may come in.
     message_size_max: u64,
@@ -29,6 +33,7 @@ impl Budget {
     /// A budget of `limit` bytes, but at least one message of the largest size.
     pub(crate) fn new(limit: u64, message_size_max: u64) -> Self {
         Self {
+            schedule: Schedule::default(),
             limit: limit.max(message_size_max),
             message_size_max,
             used: 0,

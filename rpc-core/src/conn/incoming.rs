@@ -215,7 +215,7 @@ impl Conn {
             if !new {
                 continue;
             }
-            let (may_open, hold) = self.intake.may_open(cx.budget, self.id.0, &part);
+            let (may_open, hold) = self.intake.may_open(cx.budget, &part);
             room &= may_open;
             if hold {
                 cx.counters.messages_held += 1;
@@ -256,7 +256,7 @@ impl Conn {
                 Frame::Part(part) if part.response => self.on_response_part(cx, &part)?,
                 Frame::Part(part) => self.on_request_part(cx, &part)?,
                 Frame::Cancel { call, .. } => {
-                    self.intake.forget(cx.budget, self.id.0, call);
+                    self.intake.forget(cx.budget, call);
                     if let Some(serving) = self.callee.cancel(call)? {
                         self.discard(cx, call, serving);
                     }
@@ -342,7 +342,7 @@ impl Conn {
             }
             return Ok(());
         }
-        self.intake.forget(cx.budget, self.id.0, call);
+        self.intake.forget(cx.budget, call);
         if self.admit(cx, call, head.lane, true)? {
             if let Some(status) = self.refusal(cx, deadline) {
                 return self.refuse(call, status, head.lane);
@@ -357,12 +357,12 @@ impl Conn {
         let Part { call, lane, .. } = *part;
         if !matches!(self.callee.get_mut(call), Some(Serving::Receiving(_))) {
             if !self.admit(cx, call, lane, part.offset == 0)? {
-                self.intake.forget(cx.budget, self.id.0, call);
+                self.intake.forget(cx.budget, call);
                 return Ok(());
             }
             if self.draining {
                 cx.counters.requests_draining += 1;
-                self.intake.forget(cx.budget, self.id.0, call);
+                self.intake.forget(cx.budget, call);
                 return self.refuse(call, status::DRAINING, lane);
             }
             let message = self.intake.open(cx.budget, part)?;
@@ -375,7 +375,8 @@ impl Conn {
         let Some(Serving::Receiving(receiving)) = self.callee.get_mut(call) else { return Ok(()) };
         // A head that comes again was written later, with less time left; the hold-up shows in the first one.
         receiving.head = receiving.head.or(deadline);
-        let complete = receiving.message.insert(part)?;
+        let timing = (cx.now, self.recovery.rtt.min);
+        let complete = self.intake.insert(cx.budget, timing, &mut receiving.message, part)?;
         let Some((head, deadline)) = receiving.head else { return Ok(()) };
         let refusal = if complete || deadline <= cx.now { self.refusal(cx, deadline) } else { None };
         if !complete && refusal.is_none() {
@@ -409,7 +410,7 @@ impl Conn {
         if let Some(arriving) = arriving {
             self.intake.close(cx.budget, arriving.message);
         }
-        self.intake.forget(cx.budget, self.id.0, call);
+        self.intake.forget(cx.budget, call);
         self.outbox.remove(Key { call, response: false });
         cx.events.push_back(Event::Response { conn: self.id, call: CallId(call), status, form, body });
         Ok(())
@@ -428,7 +429,8 @@ impl Conn {
         if let Some(PartHead::Response { status, form }) = part.head {
             (arriving.status, arriving.form) = (status, form);
         }
-        if !arriving.message.insert(part)? {
+        let timing = (cx.now, self.recovery.rtt.min);
+        if !self.intake.insert(cx.budget, timing, &mut arriving.message, part)? {
             return Ok(());
         }
         let Some(arriving) = slot.take() else { return Ok(()) };

@@ -1,18 +1,24 @@
 //! Large messages that come in, part by part. Their buffers are charged before they are allocated: to the window of
-//! their lane, which the peer knows, and to the budget that all connections share, which it meets as GRANT.
+//! their lane, which the peer knows, and to the budget that all connections share, which it meets as GRANT. How far each
+//! may be sent when several peers send at once is decided by the schedule that all connections share.
 
 use bytes::Bytes;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::budget::Budget;
 use super::ranges::RangeSet;
+use super::schedule::{Meter, Path, Progress};
+use crate::runtime::Instant;
 use crate::wire::frame::Part;
 use crate::wire::{Lane, Malformed};
 
 /// What the peer may have started, and has.
 #[derive(Debug)]
 pub(super) struct Intake {
+    /// Names the connection.
+    conn: u64,
     window: u64,
     message_size_max: u64,
     /// Bytes of unfinished messages, per lane.
@@ -22,6 +28,11 @@ pub(super) struct Intake {
     granted: BTreeMap<u64, Granted>,
     /// Calls whose message waits for memory, with its size.
     held: BTreeMap<u64, u64>,
+    /// Calls whose message is scheduled, with how far it may be sent.
+    scheduled: BTreeMap<u64, u64>,
+    /// How much comes in a round trip.
+    meter: Meter,
+    pace: u64,
 }
 
 /// A message that was granted memory.
@@ -44,8 +55,18 @@ pub(super) struct Reassembly {
 }
 
 impl Intake {
-    pub(super) const fn new(window: u64, message_size_max: u64) -> Self {
-        Self { window, message_size_max, charged: [0; 3], granted: BTreeMap::new(), held: BTreeMap::new() }
+    pub(super) fn new(conn: u64, window: u64, message_size_max: u64) -> Self {
+        Self {
+            conn,
+            window,
+            message_size_max,
+            charged: [0; 3],
+            granted: BTreeMap::new(),
+            held: BTreeMap::new(),
+            scheduled: BTreeMap::new(),
+            meter: Meter::default(),
+            pace: PACE_INITIAL,
+        }
     }
 
     /// What the peer is told.
@@ -81,17 +102,40 @@ impl Intake {
         })
     }
 
+    /// Adds a part to its message; true when the message is complete. `round_trip`: the shortest to the peer.
+    pub(super) fn insert(
+        &mut self,
+        budget: &mut Budget,
+        (now, round_trip): (Instant, Duration),
+        message: &mut Reassembly,
+        part: &Part,
+    ) -> Result<bool, Malformed> {
+        let before = message.received.total();
+        let complete = message.insert(part)?;
+        let (received, round) = (message.received.total(), round_trip + SLACK);
+        if let Some((bytes, passed)) = self.meter.on_bytes(now, received - before, round) {
+            let pace = u128::from(bytes) * round.as_nanos() / passed.as_nanos().max(1);
+            self.pace = u64::try_from(pace).unwrap_or(u64::MAX);
+        }
+        let progress =
+            Progress { total: part.total, received, before, end: part.offset + part.data.len() as u64 };
+        budget.schedule.on_part(now, (self.conn, message.call), Path { round, pace: self.pace }, progress);
+        Ok(complete)
+    }
+
     /// Gives back what `message` was charged; it is finished or given up.
     pub(super) fn close(&mut self, budget: &mut Budget, message: Reassembly) -> Bytes {
         budget.release(message.total as u64);
+        budget.schedule.remove((self.conn, message.call));
         self.granted.remove(&message.call);
+        self.scheduled.remove(&message.call);
         self.charged[message.lane as usize] -= message.total as u64;
         Bytes::from(message.buffer)
     }
 
     /// Whether a new message that `part` belongs to may begin now. If not, it waits; true in the second place if it
     /// did not wait before.
-    pub(super) fn may_open(&mut self, budget: &mut Budget, conn: u64, part: &Part) -> (bool, bool) {
+    pub(super) fn may_open(&mut self, budget: &mut Budget, part: &Part) -> (bool, bool) {
         if self.held.contains_key(&part.call) {
             return (false, false);
         }
@@ -106,7 +150,7 @@ impl Intake {
         let hold = self.held.len() < HELD_MAX;
         if hold {
             self.held.insert(part.call, part.total);
-            budget.wait((conn, part.call), part.total);
+            budget.wait((self.conn, part.call), part.total);
         }
         (false, hold)
     }
@@ -118,22 +162,27 @@ impl Intake {
         Some(size)
     }
 
-    /// How far the message of `call` may be sent, if it waits or has waited.
+    /// The message of `call`, which is coming in, may be sent so far.
+    pub(super) fn schedule(&mut self, call: u64, upto: u64) {
+        self.scheduled.insert(call, upto);
+    }
+
+    /// How far the message of `call` may be sent, if its sender was told.
     pub(super) fn granted(&self, call: u64) -> Option<u64> {
         if self.held.contains_key(&call) {
-            Some(0)
-        } else {
-            self.granted.get(&call).map(|granted| granted.size)
+            return Some(0);
         }
+        let scheduled = self.scheduled.get(&call).copied();
+        scheduled.or_else(|| self.granted.get(&call).map(|granted| granted.size))
     }
 
     /// A message that has not begun never will.
-    pub(super) fn forget(&mut self, budget: &mut Budget, conn: u64, call: u64) {
+    pub(super) fn forget(&mut self, budget: &mut Budget, call: u64) {
         if self.held.is_empty() && self.granted.is_empty() {
             return;
         }
         if self.held.remove(&call).is_some() {
-            budget.give_up((conn, call));
+            budget.give_up((self.conn, call));
         }
         if let Some(Granted { size, begun: false }) = self.granted.remove(&call) {
             budget.release(size);
@@ -141,10 +190,12 @@ impl Intake {
     }
 
     /// The connection is over: everything is given back.
-    pub(super) fn end(&mut self, budget: &mut Budget, conn: u64) {
+    pub(super) fn end(&mut self, budget: &mut Budget) {
         while let Some(call) = self.held.keys().chain(self.granted.keys()).next().copied() {
-            self.forget(budget, conn, call);
+            self.forget(budget, call);
         }
+        budget.schedule.remove_all(self.conn);
+        self.scheduled.clear();
         budget.release(self.charged.iter().sum());
         self.charged = [0; 3];
     }
@@ -158,7 +209,7 @@ impl Intake {
 
 impl Reassembly {
     /// Adds a part; true when the message is complete.
-    pub(super) fn insert(&mut self, part: &Part) -> Result<bool, Malformed> {
+    fn insert(&mut self, part: &Part) -> Result<bool, Malformed> {
         let total = self.total as u64;
         if part.total != total || part.lane != self.lane {
             return Err(Malformed("parts of one message disagree"));
@@ -186,6 +237,10 @@ impl Reassembly {
     }
 }
 
+/// Assumed of a peer of which nothing large has come yet.
+const PACE_INITIAL: u64 = 32 << 10;
+/// What acknowledgements, timers and turns of both sides add to a round trip.
+const SLACK: Duration = Duration::from_millis(2);
 /// Messages of one connection that wait for memory; those of further calls are dropped until there is room.
 const HELD_MAX: usize = 1_024;
 /// Holes in one unfinished message. A sender has at most as many as it has packets in flight.
@@ -201,7 +256,7 @@ mod tests {
 
     #[test]
     fn parts_in_any_order_and_repeated_make_one_message() {
-        let (mut intake, mut budget) = (Intake::new(10, 100), Budget::new(1_000, 100));
+        let (mut intake, mut budget) = (Intake::new(7, 10, 100), Budget::new(1_000, 100));
         let mut message = intake.open(&mut budget, &part(Lane::Normal, 0, 9, b"abc")).unwrap();
         assert_eq!(message.insert(&part(Lane::Normal, 6, 9, b"ghi")), Ok(false));
         assert_eq!(message.insert(&part(Lane::Normal, 0, 9, b"abcd")), Ok(false));
@@ -213,7 +268,7 @@ mod tests {
 
     #[test]
     fn window_is_enforced_per_lane_and_one_message_may_always_go_alone() {
-        let (mut intake, mut budget) = (Intake::new(10, 100), Budget::new(1_000, 100));
+        let (mut intake, mut budget) = (Intake::new(7, 10, 100), Budget::new(1_000, 100));
         let _large = intake.open(&mut budget, &part(Lane::Bulk, 0, 100, b"a")).unwrap();
         assert!(intake.open(&mut budget, &part(Lane::Bulk, 0, 2, b"a")).is_err());
         let _other = intake.open(&mut budget, &part(Lane::Normal, 0, 6, b"a")).unwrap();
@@ -225,7 +280,7 @@ mod tests {
 
     #[test]
     fn parts_that_disagree_are_refused() {
-        let (mut intake, mut budget) = (Intake::new(10, 100), Budget::new(1_000, 100));
+        let (mut intake, mut budget) = (Intake::new(7, 10, 100), Budget::new(1_000, 100));
         let mut message = intake.open(&mut budget, &part(Lane::Normal, 0, 9, b"abc")).unwrap();
         assert!(message.insert(&part(Lane::Normal, 0, 8, b"abc")).is_err());
         assert!(message.insert(&part(Lane::Bulk, 0, 9, b"abc")).is_err());
@@ -233,11 +288,11 @@ mod tests {
 
     /// A message of call 2 on connection 7 that waits for memory, of which nothing is left.
     fn waiting(size: u64) -> (Intake, Budget, Part) {
-        let (mut intake, mut budget) = (Intake::new(1_000, 100), Budget::new(100, 100));
+        let (mut intake, mut budget) = (Intake::new(7, 1_000, 100), Budget::new(100, 100));
         assert!(budget.take(100));
         let part = part(Lane::Normal, 0, size, b"abc");
-        assert_eq!(intake.may_open(&mut budget, 7, &part), (false, true), "it is held, which is said once");
-        assert_eq!(intake.may_open(&mut budget, 7, &part), (false, false));
+        assert_eq!(intake.may_open(&mut budget, &part), (false, true), "it is held, which is said once");
+        assert_eq!(intake.may_open(&mut budget, &part), (false, false));
         (intake, budget, part)
     }
 
@@ -247,14 +302,14 @@ mod tests {
         assert_eq!(budget.grant(), Some((7, 2)));
         assert_eq!(intake.grant(2), Some(size));
         assert_eq!((intake.granted(2), budget.used()), (Some(size), size));
-        assert_eq!(intake.may_open(&mut budget, 7, &part), (true, false), "it has its memory");
+        assert_eq!(intake.may_open(&mut budget, &part), (true, false), "it has its memory");
         (intake, budget, part)
     }
 
     #[test]
     fn a_message_that_waits_and_is_given_up_is_not_granted() {
         let (mut intake, mut budget, _) = waiting(9);
-        intake.forget(&mut budget, 7, 2);
+        intake.forget(&mut budget, 2);
         budget.release(100);
         assert_eq!((budget.grant(), intake.grant(2), budget.used()), (None, None, 0));
     }
@@ -262,11 +317,11 @@ mod tests {
     #[test]
     fn what_was_granted_is_given_back_once_whether_or_not_it_began() {
         let (mut intake, mut budget, _) = granted(9);
-        intake.forget(&mut budget, 7, 2);
+        intake.forget(&mut budget, 2);
         assert_eq!((intake.granted(2), budget.used()), (None, 0));
         let (mut intake, mut budget, part) = granted(9);
         let message = intake.open(&mut budget, &part).unwrap();
-        intake.forget(&mut budget, 7, 2);
+        intake.forget(&mut budget, 2);
         assert_eq!(budget.used(), 9, "its buffer is there");
         intake.close(&mut budget, message);
         assert_eq!((budget.used(), intake.charged()), (0, 0));
@@ -291,12 +346,12 @@ mod tests {
     fn a_connection_that_ends_gives_back_what_waits_what_was_granted_and_what_came_in() {
         let (mut intake, mut budget, granted) = granted(9);
         let begun = Part { call: 4, total: 20, ..granted.clone() };
-        assert_eq!(intake.may_open(&mut budget, 7, &begun), (true, false));
+        assert_eq!(intake.may_open(&mut budget, &begun), (true, false));
         let _message = intake.open(&mut budget, &begun).unwrap();
         assert!(budget.take(71));
-        assert_eq!(intake.may_open(&mut budget, 7, &Part { call: 6, ..granted }), (false, true));
+        assert_eq!(intake.may_open(&mut budget, &Part { call: 6, ..granted }), (false, true));
         assert_eq!(budget.used(), 100);
-        intake.end(&mut budget, 7);
+        intake.end(&mut budget);
         assert_eq!((budget.used(), intake.charged()), (71, 0));
         budget.release(71);
         assert_eq!(budget.grant(), None);
@@ -307,11 +362,11 @@ mod tests {
         let (mut intake, mut budget, part) = waiting(9);
         for index in 1..HELD_MAX as u64 {
             let part = Part { call: 2 + 2 * index, ..part.clone() };
-            assert_eq!(intake.may_open(&mut budget, 7, &part), (false, true));
+            assert_eq!(intake.may_open(&mut budget, &part), (false, true));
         }
-        assert_eq!(intake.may_open(&mut budget, 7, &Part { call: 1, ..part.clone() }), (false, false));
+        assert_eq!(intake.may_open(&mut budget, &Part { call: 1, ..part.clone() }), (false, false));
         let large = Part { call: 1, total: 101, ..part };
-        assert_eq!(intake.may_open(&mut budget, 7, &large), (true, false), "who opens it refuses it");
+        assert_eq!(intake.may_open(&mut budget, &large), (true, false), "who opens it refuses it");
         assert!(intake.open(&mut budget, &large).is_err());
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Rtt {
     pub(super) smoothed: Duration,
     variation: Duration,
     latest: Duration,
-    min: Duration,
+    pub(super) min: Duration,
     measured: bool,
 }
 

@@ -4,6 +4,7 @@ mod adversary;
 mod blocking;
 mod docs;
 mod handles;
+mod incast;
 mod loopback;
 mod matrix;
 mod notify;
