@@ -85,6 +85,7 @@ pub mod gather;
 #[cfg(feature = "gossip")]
 pub mod gossip;
 pub mod peer;
+pub mod plant;
 pub mod random;
 pub mod rpc;
 pub mod runtime;

@@ -184,6 +184,11 @@ impl World {
         self.shared.lock().network.bottlenecks.insert((from, to), bottleneck);
     }
 
+    /// Takes the bottlenecks of all links away.
+    pub fn widen_links(&self) {
+        self.shared.lock().network.bottlenecks.clear();
+    }
+
     /// What the bottlenecks of links did so far.
     pub fn capacity_hits(&self) -> CapacityHits {
         self.shared.lock().network.capacity_hits

@@ -55,6 +55,11 @@ impl Caller {
         self.open.remove(call)
     }
 
+    /// For [`plant::ANSWER_MISMATCHED`](crate::plant): `call` if it is open, else the oldest one that is.
+    pub(super) fn open_or_oldest(&self, call: u64) -> u64 {
+        if self.open.get(call).is_some() { call } else { self.open.first().unwrap_or(call) }
+    }
+
     /// Ends every call.
     pub(super) fn clear(&mut self) {
         self.open.clear();

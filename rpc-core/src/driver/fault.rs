@@ -25,6 +25,9 @@ pub struct LinkPolicy {
     pub loss: u32,
     /// Chance that a datagram arrives twice.
     pub duplicate: u32,
+    /// Chance that a datagram arrives once more, one to ten seconds later.
+    #[serde(default)]
+    pub replay: u32,
     /// Chance that one bit of a datagram is flipped.
     pub corrupt: u32,
     /// Chance that a datagram is cut short.
@@ -44,11 +47,14 @@ pub struct FaultHits {
     pub lost: u64,
     /// Duplicated.
     pub duplicated: u64,
+    /// Sent again much later.
+    #[serde(default)]
+    pub replayed: u64,
     /// With a flipped bit.
     pub corrupted: u64,
     /// Cut short.
     pub truncated: u64,
-    /// Held back.
+    /// Held back for more than a millisecond.
     pub delayed: u64,
 }
 
@@ -57,6 +63,7 @@ impl AddAssign for FaultHits {
         self.cut += other.cut;
         self.lost += other.lost;
         self.duplicated += other.duplicated;
+        self.replayed += other.replayed;
         self.corrupted += other.corrupted;
         self.truncated += other.truncated;
         self.delayed += other.delayed;
@@ -85,17 +92,25 @@ impl LinkPolicy {
         } else {
             1
         };
-        (0..copies).map(|_| (self.delay(random, hits), self.damage(random, datagram.clone(), hits))).collect()
+        let mut pieces: Vec<_> = (0..copies)
+            .map(|_| (self.delay(random, hits), self.damage(random, datagram.clone(), hits)))
+            .collect();
+        if random.chance(self.replay) {
+            hits.replayed += 1;
+            pieces.push((Duration::from_millis(random.between(REPLAY_MIN_MS, REPLAY_MAX_MS)), datagram));
+        }
+        pieces
     }
 
     fn delay(&self, random: &mut SeededRandom, hits: &mut FaultHits) -> Duration {
         if self.delay_max_us == 0 {
             return Duration::ZERO;
         }
-        hits.delayed += 1;
-        Duration::from_nanos(
+        let delay = Duration::from_nanos(
             random.between(u64::from(self.delay_min_us) * 1_000, u64::from(self.delay_max_us) * 1_000),
-        )
+        );
+        hits.delayed += u64::from(delay > DELAY_NOTED);
+        delay
     }
 
     fn damage(&self, random: &mut SeededRandom, mut datagram: Bytes, hits: &mut FaultHits) -> Bytes {
@@ -113,6 +128,12 @@ impl LinkPolicy {
         datagram
     }
 }
+
+/// A shorter delay is not counted: every network has one.
+const DELAY_NOTED: Duration = Duration::from_millis(1);
+/// How much later a replayed datagram comes, in milliseconds.
+const REPLAY_MIN_MS: u64 = 1_000;
+const REPLAY_MAX_MS: u64 = 10_000;
 
 /// Which way a datagram goes, seen from the socket that obeys the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -333,6 +354,7 @@ mod tests {
             duplicate: 200_000,
             corrupt: 300_000,
             truncate: 50_000,
+            replay: 40_000,
             delay_min_us: 100,
             delay_max_us: 900,
             cut: false,
@@ -341,8 +363,13 @@ mod tests {
         assert!((900..1_100).contains(&hits.lost), "{hits:?}");
         assert!((1_650..1_950).contains(&hits.duplicated), "{hits:?}");
         assert!(hits.corrupted > 2_000 && hits.truncated > 300, "{hits:?}");
-        assert_eq!(pieces.len() as u64, 10_000 - hits.lost + hits.duplicated);
+        assert!((300..450).contains(&hits.replayed), "{hits:?}");
+        assert_eq!(pieces.len() as u64, 10_000 - hits.lost + hits.duplicated + hits.replayed);
         let range = Duration::from_micros(100)..=Duration::from_micros(900);
-        assert!(pieces.iter().all(|(delay, _)| range.contains(delay)));
+        let late = pieces.iter().filter(|(delay, _)| !range.contains(delay)).count();
+        assert_eq!((late as u64, hits.delayed), (hits.replayed, 0), "only a replay is late");
+        let (_, hits) =
+            judge(LinkPolicy { delay_min_us: 1_100, delay_max_us: 2_000, ..LinkPolicy::default() }, 9);
+        assert_eq!(hits.delayed, 9);
     }
 }

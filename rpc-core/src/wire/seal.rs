@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::plant;
 use crate::runtime::Instant;
 use crate::security::{PacketKey, Secret, Secrets};
 
@@ -40,7 +41,8 @@ pub(crate) fn checked(packet: &Bytes, header_size: usize) -> Option<Bytes> {
     let end = packet.len().checked_sub(TAG_SIZE).filter(|end| *end >= header_size)?;
     let checksum = crc32c::crc32c(&packet[..end]).to_be_bytes();
     let tag = &packet[end..];
-    (tag[..4] == checksum && tag[4..].iter().all(|byte| *byte == 0)).then(|| packet.slice(header_size..end))
+    let fits = tag[..4] == checksum && tag[4..].iter().all(|byte| *byte == 0);
+    (fits || plant::CHECKSUM_IGNORED.is_planted()).then(|| packet.slice(header_size..end))
 }
 
 /// When a sender changes its key.
