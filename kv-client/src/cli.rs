@@ -32,6 +32,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kv_client::Endpoint;
 use rpc_core::driver::key_file;
+use rpc_core::plant;
 use rpc_core::security::Security;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -44,7 +45,7 @@ pub(crate) use self::exit::Exit;
 /// Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 condition failed, 5 certainly not applied (or a read that
 /// cannot be served), 6 outcome unknown (the token is printed), 7 denied, 8 beyond a limit, 130/143 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "kv-client", version)]
+#[command(name = "kv-client", version = plant::version(env!("CARGO_PKG_VERSION")))]
 pub(crate) struct Arguments {
     #[command(flatten)]
     global: Global,

@@ -12,6 +12,7 @@ mod endpoint;
 mod inner;
 mod ledger;
 mod outcome;
+pub mod plant;
 mod pursuit;
 mod router;
 mod sequences;

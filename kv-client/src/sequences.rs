@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::SEQUENCE_WINDOW;
+use crate::plant;
 
 /// The writes of one session.
 #[derive(Debug)]
@@ -30,11 +31,17 @@ impl Sequences {
 
     /// Every answer below this was received.
     pub(crate) fn floor(&self) -> u64 {
-        self.open.first_key_value().map_or(self.next, |(sequence, _)| *sequence)
+        let passes = |state: &State| *state == State::Unknown && plant::FLOOR_TOO_HIGH.is_planted();
+        let lowest = self.open.iter().find(|(_, state)| !passes(state));
+        lowest.map_or(self.next, |(sequence, _)| *sequence)
     }
 
     /// The next sequence; `None` when the window above the floor is full.
     pub(crate) fn reserve(&mut self) -> Option<u64> {
+        let unknown = self.open.iter().find(|(_, state)| **state == State::Unknown);
+        if let Some((reused, _)) = unknown.filter(|_| plant::SEQUENCE_REUSED.is_planted()) {
+            return Some(*reused);
+        }
         let sequence = self.next;
         if sequence - self.floor() >= SEQUENCE_WINDOW {
             return None;

@@ -334,12 +334,14 @@ impl Kv for Service {
     }
 
     async fn version(&self, _ctx: Ctx) -> Result<Version, Never> {
-        Ok(Version { version: VERSION.to_owned(), protocol: PROTOCOL })
+        Ok(Version { version: version(), protocol: PROTOCOL })
     }
 }
 
 /// The version of this server.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+fn version() -> String {
+    rpc_core::plant::version(env!("CARGO_PKG_VERSION")).to_owned()
+}
 
 /// The methods of `service`, to be served by a peer.
 pub(crate) fn services(service: &Arc<Service>) -> rpc_core::rpc::Services {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use kv_client::api::PROTOCOL;
+use rpc_core::plant;
 use serde::Serialize;
 
 use super::context::Context;
@@ -20,7 +21,7 @@ struct VersionObject {
 
 impl Version {
     pub(crate) async fn run(self, context: &Context) -> Exit {
-        let version = env!("CARGO_PKG_VERSION");
+        let version = plant::version(env!("CARGO_PKG_VERSION"));
         let printed = match context.format {
             Format::Json => print_json(&VersionObject { version, protocol: PROTOCOL }),
             Format::Simple => print_line(&format!("kv-client {version} (protocol {PROTOCOL})")),

@@ -17,7 +17,7 @@ use rpc_core::endpoint::Counters;
 use rpc_core::peer::PeerInfo;
 use rpc_core::runtime::Instant;
 
-use super::{Running, Service, VERSION};
+use super::{Running, Service, version};
 use crate::refusal;
 
 pub(super) async fn status(service: &Service, running: &Running, deadline: Instant) -> Status {
@@ -43,7 +43,7 @@ pub(super) async fn status(service: &Service, running: &Running, deadline: Insta
         state_hash: node.state_hash,
         members: node.members.into_iter().map(member).collect(),
         sessions: node.sessions as u64,
-        version: VERSION.to_owned(),
+        version: version(),
         uptime_ms: milliseconds(service.runtime.now() - service.started),
         faults_enabled: service.faults.is_some(),
         insecure: !running.peer.security().is_encrypted(),

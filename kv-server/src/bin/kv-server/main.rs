@@ -16,6 +16,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rpc_core::plant;
 
 /// sled allocates and frees a node of its tree with every insert: with this allocator, a put takes about an eighth less
 /// processor time than with that of glibc (docs/BENCHMARKS.md).
@@ -24,7 +25,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A replicated key-value store whose every answer is honest.
 #[derive(Parser)]
-#[command(name = "kv-server", version)]
+#[command(name = "kv-server", version = plant::version(env!("CARGO_PKG_VERSION")))]
 struct Cli {
     #[command(subcommand)]
     command: Verb,
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
         Verb::Recover(args) => offline::recover(args),
         Verb::Keygen(args) => keygen::keygen(args),
         Verb::Version => {
-            println!("kv-server {}", env!("CARGO_PKG_VERSION"));
+            println!("kv-server {}", plant::version(env!("CARGO_PKG_VERSION")));
             Ok(())
         }
     };
