@@ -3,18 +3,29 @@
 //! Every append and heartbeat tells what the leader knew to be committed, and how long before a quorum had acknowledged
 //! the leader: up to that moment nobody else can have committed anything. So once that much is applied here, what is
 //! applied holds everything that was answered until then.
+//!
+//! A message may have been on its way for any time, and clocks are not compared: each answer to the leader carries a
+//! stamp of this node's clock, and each message the last stamp that the leader had got. The message was made after that.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rpc_core::runtime::Instant;
+use serde::{Deserialize, Serialize};
 
 use crate::outcome::Age;
+use crate::plant;
+
+/// A moment of the clock of one life of a node: which life, and microseconds. Means something to that node only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp(pub(crate) u64, pub(crate) u64);
 
 /// What this node heard from its leaders lately (or, as the leader, said itself).
 #[derive(Debug, Default)]
 pub(crate) struct Freshness {
+    /// Tells stamps of this life of the node from those of others.
+    life: u64,
     heard: Mutex<VecDeque<Heard>>,
 }
 
@@ -27,6 +38,31 @@ struct Heard {
 }
 
 impl Freshness {
+    /// Nothing was heard yet. `life` is drawn anew for each life of the node.
+    pub(crate) fn new(life: u64) -> Self {
+        Self { life, heard: Mutex::default() }
+    }
+
+    /// What an answer that is given now carries.
+    pub(crate) fn stamp(&self, now: Instant) -> Stamp {
+        Stamp(self.life, now.as_nanos() / 1_000)
+    }
+
+    /// As [`Freshness::hear`], for a message that a leader made after it had got `stamp`. Stamps of other lives say
+    /// nothing.
+    pub(crate) fn hear_since(
+        &self,
+        now: Instant,
+        Stamp(life, micros): Stamp,
+        commit: Option<u64>,
+        quorum_ack_age: Duration,
+    ) {
+        let at = Instant::from_nanos(micros.saturating_mul(1_000));
+        if life == self.life && at <= now {
+            self.hear(at, commit, quorum_ack_age);
+        }
+    }
+
     /// At `at`, a leader that a quorum had acknowledged `quorum_ack_age` before knew `commit` to be committed.
     pub(crate) fn hear(&self, at: Instant, commit: Option<u64>, quorum_ack_age: Duration) {
         let mut heard = self.lock();
@@ -52,6 +88,9 @@ impl Freshness {
     pub(crate) fn age(&self, now: Instant, applied: Option<u64>) -> Age {
         let heard = self.lock();
         let ages = heard.iter().filter(|it| it.commit <= applied).map(|it| now - it.at + it.quorum_ack_age);
+        if plant::STALE_READ_AGELESS.is_planted() {
+            return Age::AtMost(Duration::ZERO);
+        }
         ages.min().map_or(Age::Unbounded, Age::AtMost)
     }
 
@@ -90,6 +129,20 @@ mod tests {
         assert_eq!(freshness.age(at(150), Some(7)), Age::AtMost(ms(80)));
         freshness.hear(at(120), Some(7), ms(30));
         assert_eq!(freshness.age(at(150), Some(9)), Age::AtMost(ms(60)));
+    }
+
+    #[test]
+    fn a_message_that_was_held_up_is_as_old_as_the_stamp_that_it_brings() {
+        let freshness = Freshness::new(3);
+        let stamp = freshness.stamp(at(100));
+        // Made right after the stamp was got, and on its way for 400 ms.
+        freshness.hear_since(at(500), stamp, Some(7), ms(10));
+        assert_eq!(freshness.age(at(520), Some(7)), Age::AtMost(ms(430)));
+        for strange in [Stamp(4, stamp.1), Stamp(3, 900_000)] {
+            let freshness = Freshness::new(3);
+            freshness.hear_since(at(500), strange, Some(7), ms(10));
+            assert_eq!(freshness.age(at(520), Some(7)), Age::Unbounded, "{strange:?}");
+        }
     }
 
     #[test]

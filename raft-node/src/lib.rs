@@ -26,6 +26,7 @@ mod network;
 mod node;
 pub mod offline;
 pub mod outcome;
+pub mod plant;
 pub mod probe;
 mod proposals;
 mod reads;

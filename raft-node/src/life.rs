@@ -26,9 +26,10 @@ use crate::machine::StateMachine;
 use crate::network::client::Clients;
 use crate::network::messages::{Denied, Header, VERSION};
 use crate::network::{Metrics, Network, Target};
+use crate::probe::ProbedEntry;
 use crate::runtime::watch;
 use crate::spans::Spans;
-use crate::status::{Phase, StopReason};
+use crate::status::{Phase, StopReason, Vote};
 use crate::types::{Member, TypeConfig};
 
 /// openraft's handle.
@@ -108,10 +109,10 @@ impl<S: StateMachine> Life<S> {
         let (phase, _) = watch::Channel::channel(phase_of(&formation.step()));
         Self {
             spans: Spans::new(runtime.clone()),
+            freshness: Arc::new(Freshness::new(runtime.random_u64())),
             runtime,
             config,
             host,
-            freshness: Arc::new(Freshness::default()),
             changed: tokio::sync::Mutex::new(None),
             disk,
             log,
@@ -238,6 +239,16 @@ impl<S: StateMachine> Life<S> {
         }
         *before = shortage;
         shortage.is_some()
+    }
+
+    /// The vote that is durable.
+    pub(crate) fn vote_saved(&self) -> Vote {
+        self.log.vote_saved()
+    }
+
+    /// What a probe sees of the log from index `from` on, at most `count` entries.
+    pub(crate) fn probe_log(&self, from: u64, count: u64) -> io::Result<Vec<ProbedEntry>> {
+        self.log.probe(from, count)
     }
 
     /// Bytes of log entries that were there at the start and that were appended since.

@@ -15,6 +15,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::Stream;
+use openraft::EntryPayload;
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -23,7 +24,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::record::{HEAD_KEYS, decode_meta, encode_meta};
 use crate::disk::{Disk, Store};
-use crate::types::TypeConfig;
+use crate::plant;
+use crate::probe::ProbedEntry;
+use crate::status::{LogPosition, Vote};
+use crate::types::{Proposal, TypeConfig};
 
 /// Entries kept in memory for replication and apply, in bytes: older ones are read from the store.
 const TAIL_SIZE_MAX: usize = 8 * 1024 * 1024;
@@ -57,6 +61,8 @@ struct Shared {
 #[derive(Default)]
 struct Log {
     vote: Option<VoteOf<TypeConfig>>,
+    /// The vote that openraft was told to be durable.
+    vote_saved: Option<VoteOf<TypeConfig>>,
     committed: Option<LogIdOf<TypeConfig>>,
     purged: Option<LogIdOf<TypeConfig>>,
     last: Option<LogIdOf<TypeConfig>>,
@@ -129,6 +135,31 @@ impl LogStore {
         self.log().pushed_size
     }
 
+    /// The vote that is durable.
+    pub(crate) fn vote_saved(&self) -> Vote {
+        let seen = |vote: VoteOf<TypeConfig>| Vote {
+            term: vote.leader_id.term,
+            node: vote.leader_id.node_id,
+            committed: vote.committed,
+        };
+        self.log().vote_saved.map(seen).unwrap_or_default()
+    }
+
+    /// What a probe sees of the entries from index `from` on, at most `count`.
+    pub(crate) fn probe(&self, from: u64, count: u64) -> io::Result<Vec<ProbedEntry>> {
+        let entries = self.entries(&(from..from.saturating_add(count)), usize::MAX)?;
+        let probed = entries.into_iter().map(|entry| {
+            let LogIdOf::<TypeConfig> { leader_id, index } = entry.log_id;
+            let crc = match &entry.payload {
+                EntryPayload::Normal(Proposal(bytes)) => crc32c::crc32c(bytes),
+                other => crc32c::crc32c(other.to_string().as_bytes()),
+            };
+            let position = LogPosition { term: leader_id.term, leader: leader_id.node_id, index };
+            ProbedEntry { position, crc }
+        });
+        Ok(probed.collect())
+    }
+
     async fn submit(&self, work: Work) -> io::Result<()> {
         self.writer.send(work).await.map_err(|_| writer_gone())
     }
@@ -188,6 +219,7 @@ impl Log {
             tail_is_all: true,
             ..Self::default()
         };
+        log.vote_saved = log.vote;
         log.last = log.purged;
         let first = log.purged.map_or(0, |purged| purged.index + 1);
         // A crash can leave purged entries behind, and pieces whose entry was never finished.
@@ -253,7 +285,11 @@ async fn write(disk: Disk, mut work: mpsc::Receiver<Work>) {
                 Err(_) => break,
             }
         }
-        let answers = group.iter().any(|work| !matches!(work, Work::Purged(_)));
+        let answers = group.iter().any(|work| match work {
+            Work::Appended(..) => !plant::ACK_BEFORE_SYNC.is_planted(),
+            Work::Durable(_) => true,
+            Work::Purged(_) => false,
+        });
         let synced = if answers { disk.store.sync().await } else { Ok(()) };
         let mut step = PURGE_STEP_COUNT;
         for work in group.drain(..) {
@@ -361,12 +397,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> io::Result<()> {
-        {
-            let mut log = self.log();
-            encode_meta(&*self.shared.disk.store, record::VOTE, vote)?;
-            log.vote = Some(*vote);
+        if !plant::VOTE_NOT_SAVED.is_planted() {
+            {
+                let mut log = self.log();
+                encode_meta(&*self.shared.disk.store, record::VOTE, vote)?;
+                log.vote = Some(*vote);
+            }
+            self.sync().await?;
         }
-        self.sync().await
+        self.log().vote_saved = Some(*vote);
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
@@ -404,7 +444,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
         let mut log = self.log();
-        let keep = last.map_or(0, |last| last.index + 1);
+        let keep = last.map_or(0, |last| last.index + 1) + u64::from(plant::TRUNCATE_SHORT.is_planted());
         let end = log.last.map_or(0, |last| last.index + 1);
         if keep >= end {
             return Ok(());

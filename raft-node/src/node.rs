@@ -28,7 +28,8 @@ use crate::membership::{self, transfer_leadership};
 use crate::network::Network;
 use crate::network::messages::{Answer, Ask};
 use crate::outcome::{Age, CloseOutcome, Consistency, Hint, OpenOutcome, Read, ReadError, WriteOutcome};
-use crate::probe::Probe;
+use crate::plant;
+use crate::probe::{Probe, ProbedEntry};
 use crate::proposals::Proposals;
 use crate::reads;
 use crate::resolver::Resolver;
@@ -175,12 +176,21 @@ impl<S: StateMachine> Node<S> {
         let applied = self.life.host.applied();
         Probe {
             vote: status.vote,
+            vote_saved: self.life.vote_saved(),
             last_log_index: status.last_log_index,
             committed: status.committed,
             applied: applied.log_id.map(LogPosition::of),
             state_hash: applied.state_hash,
             purged: status.purged,
         }
+    }
+
+    /// The entries of the log from index `from` on, at most `count`; fewer where they are purged or not there yet.
+    ///
+    /// # Errors
+    /// When the disk fails or an entry is damaged.
+    pub fn probe_log(&self, from: u64, count: u64) -> std::io::Result<Vec<ProbedEntry>> {
+        self.life.probe_log(from, count)
     }
 
     /// Waits until `condition` holds, at most until `deadline`; the status that was looked at last.
@@ -290,7 +300,12 @@ impl<S: StateMachine> Node<S> {
         if consistency == Consistency::Linearizable {
             self.enter(reads::catch_up(&self.life, &self.proposals, deadline)).await?;
         }
+        let torn = self.life.host.applied();
+        if plant::READ_TORN.is_planted() {
+            self.life.runtime.sleep(Duration::from_millis(2)).await;
+        }
         let (value, applied) = self.life.host.read(|rows, applied| (read(rows), *applied));
+        let applied = if plant::READ_TORN.is_planted() { torn } else { applied };
         let age = match consistency {
             Consistency::Linearizable => Age::Linearizable,
             Consistency::Stale => {

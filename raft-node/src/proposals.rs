@@ -23,6 +23,7 @@ use crate::machine::StateMachine;
 use crate::network::messages::{Answer, Ask, Denied};
 use crate::network::{Metrics, Target, method};
 use crate::outcome::{Hint, Refusal, WriteOutcome};
+use crate::plant;
 use crate::spans::Step;
 use crate::status::Phase;
 use crate::types::{Proposal, TypeConfig};
@@ -87,7 +88,11 @@ impl<S: StateMachine> Proposals<S> {
                 Answer::Lost => lost = true,
                 Answer::Refused(Refusal::NotLeader { .. } | Refusal::NotMember) if !late => {}
                 // Neither a refusal of this attempt nor a table that has forgotten says anything about an earlier one.
-                Answer::Refused(_) | Answer::RecordsFull if lost => return Answer::Lost,
+                Answer::Refused(_) | Answer::RecordsFull
+                    if lost && !plant::REFUSED_AFTER_LOST.is_planted() =>
+                {
+                    return Answer::Lost;
+                }
                 Answer::SessionExpired if lost && matches!(ask, Ask::Write { .. }) => return Answer::Lost,
                 settled => return settled,
             }
@@ -141,6 +146,7 @@ impl<S: StateMachine> Proposals<S> {
                     refusal => refusal,
                 })
             }
+            Err(_) if plant::LATE_MEANS_REFUSED.is_planted() => Answer::Refused(Refusal::Deadline),
             // Discarded entries may live on elsewhere; a fatal error says nothing about the entry; a proposal that is
             // late may still be committed.
             Ok(Err(_)) | Err(_) => Answer::Lost,

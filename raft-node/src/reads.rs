@@ -1,6 +1,7 @@
 //! Reads: linearizable ones by an index that the leader vouches for, stale ones with their age.
 
 use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use rpc_core::endpoint::Lane;
 use rpc_core::rpc::CallError;
@@ -12,6 +13,7 @@ use crate::machine::StateMachine;
 use crate::network::messages::{Denied, ReadIndex};
 use crate::network::method;
 use crate::outcome::{ReadError, Refusal};
+use crate::plant;
 use crate::proposals::{Proposals, Route, deposed, refusal};
 use crate::spans::Step;
 
@@ -21,7 +23,13 @@ pub(crate) async fn read_index<S: StateMachine>(
     runtime: &Runtime,
     deadline: Instant,
 ) -> ReadIndex {
-    let confirmed = running.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+    if plant::READ_WITHOUT_QUORUM.is_planted() {
+        let applied = running.metrics.borrow_watched().last_applied;
+        return ReadIndex::At(applied.map_or(0, |id| id.index));
+    }
+    let by_lease = plant::READ_BY_LEASE.is_planted();
+    let policy = if by_lease { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
+    let confirmed = running.raft.get_read_linearizer(policy);
     match runtime.timeout_at(deadline, confirmed).await {
         Ok(Ok(linearizer)) => ReadIndex::At(linearizer.read_log_id().index()),
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
@@ -78,6 +86,9 @@ pub(crate) async fn catch_up<S: StateMachine>(
             ReadIndex::Refused(refusal) => return Err(ReadError::Refused(refusal)),
         }
     };
+    if plant::READ_BEFORE_APPLIED.is_planted() {
+        return Ok(());
+    }
     match runtime.timeout_at(deadline, life.host.wait_applied(index)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(WaitError::Full)) => Err(ReadError::Refused(Refusal::Busy)),

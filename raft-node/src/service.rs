@@ -26,9 +26,10 @@ use crate::machine::StateMachine;
 use crate::membership::change_here;
 use crate::network::messages::{
     Append, Appended, Ask, Ballot, Denied, Envelope, Header, LogEntry, SnapshotBegin, SnapshotFinish,
-    SnapshotPart, StreamAppend, Transfer, Transferred, VoteRequest, Voted,
+    SnapshotPart, Stamped, StreamAppend, Transfer, Transferred, VoteRequest, Voted,
 };
 use crate::network::{SERVICE, method};
+use crate::plant;
 use crate::proposals::Proposals;
 use crate::reads;
 use crate::spans::Step;
@@ -131,14 +132,15 @@ impl<S: StateMachine> Served<S> {
                 let verdict = streams.append(&called.life.runtime, name, sequence, request, |requests| {
                     raft.stream_append(requests).map(Result::ok)
                 });
-                verdict.await.map(appended).ok_or(Denied::StreamOver)
+                let verdict = verdict.await.ok_or(Denied::StreamOver)?;
+                Ok(stamped(&called.life, appended(verdict)))
             }
         });
         self.serve(services, method::HEARTBEAT, |_, called, append: Append| async move {
             let request = receive(&called.life, append)?;
             let (previous, last) = (request.prev_log_id, request.prev_log_id);
             let answer = called.running.raft.append_entries(request).await.map_err(stopped)?;
-            Ok(appended(answer.into_stream_result(previous, last)))
+            Ok(stamped(&called.life, appended(answer.into_stream_result(previous, last))))
         })
     }
 
@@ -191,9 +193,9 @@ fn receive<S: StateMachine>(
 ) -> Result<AppendEntriesRequest<TypeConfig>, Denied> {
     let entries: Result<Vec<_>, Denied> = append.entries.into_iter().map(LogEntry::into_entry).collect();
     let leader_commit = append.commit.map(LogId::from);
-    if let Some(age) = append.quorum_ack_age_us {
+    if let (Some(age), Some(stamp)) = (append.quorum_ack_age_us, append.stamp) {
         let (now, commit) = (life.runtime.now(), leader_commit.map(|id| id.index));
-        life.freshness.hear(now, commit, Duration::from_micros(age));
+        life.freshness.hear_since(now, stamp, commit, Duration::from_micros(age));
     }
     Ok(AppendEntriesRequest {
         vote: append.vote.into(),
@@ -201,6 +203,11 @@ fn receive<S: StateMachine>(
         entries: entries?,
         leader_commit,
     })
+}
+
+/// An answer, with the moment at which it is given.
+fn stamped<S: StateMachine>(life: &Life<S>, appended: Appended) -> Stamped {
+    Stamped(appended, life.freshness.stamp(life.runtime.now()))
 }
 
 fn appended(result: StreamAppendResult<TypeConfig>) -> Appended {
@@ -212,11 +219,12 @@ fn appended(result: StreamAppendResult<TypeConfig>) -> Appended {
 }
 
 fn vote_request(request: VoteRequest) -> openraft::raft::VoteRequest<TypeConfig> {
-    openraft::raft::VoteRequest {
-        vote: request.vote.into(),
-        last_log_id: request.last.map(LogId::from),
-        leadership_transfer: request.transfer,
+    let vote: VoteOf<TypeConfig> = request.vote.into();
+    let mut last = request.last.map(LogId::from);
+    if plant::VOTE_FOR_SHORTER_LOG.is_planted() {
+        last = Some(LogId { leader_id: vote.leader_id, index: u64::MAX });
     }
+    openraft::raft::VoteRequest { vote, last_log_id: last, leadership_transfer: request.transfer }
 }
 
 fn voted(response: openraft::raft::VoteResponse<TypeConfig>) -> Voted {

@@ -17,6 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::command::{
     EXPIRE_ROWS_MAX, RESOLVES_AHEAD_MAX, Record, Reply, SEQUENCE_WINDOW, SESSIONS_MAX, Verdict,
 };
+use crate::plant;
 
 /// All open sessions.
 #[derive(Debug, Default)]
@@ -84,10 +85,12 @@ impl Sessions {
         let Some(found) = self.touch(session, floor, time_ms) else {
             return Admission::Answer(Reply::SessionExpired);
         };
-        if let Some(reply) = found.known(sequence) {
+        if let Some(reply) = found.known(sequence)
+            && !plant::APPLIED_TWICE.is_planted()
+        {
             return Admission::Answer(reply);
         }
-        if sequence - found.floor >= SEQUENCE_WINDOW {
+        if sequence.saturating_sub(found.floor) >= SEQUENCE_WINDOW {
             return Admission::Answer(Reply::RecordsFull);
         }
         Admission::Apply
@@ -122,7 +125,9 @@ impl Sessions {
             }
         }
         let tombstone = Record { verdict: Verdict::RolledBack, revision, detail: Bytes::new() };
-        self.settle(session, sequence, tombstone.clone());
+        if !plant::RESOLVE_WITHOUT_TOMBSTONE.is_planted() {
+            self.settle(session, sequence, tombstone.clone());
+        }
         Reply::Settled(tombstone)
     }
 
@@ -178,6 +183,9 @@ impl Sessions {
         };
         let record = record_from_row(value).ok_or("a record begins with 0 or 1 and a revision")?;
         let session = self.table.get_mut(&name.session).ok_or("a record stands behind its session")?;
+        if record.verdict == Verdict::RolledBack && plant::SNAPSHOT_WITHOUT_TOMBSTONES.is_planted() {
+            return Ok(());
+        }
         session.records.insert(sequence, record);
         self.record_count += 1;
         Ok(())

@@ -37,6 +37,55 @@ impl Default for SimDiskOptions {
     }
 }
 
+/// A place in the life of a node at which the power may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum CutPoint {
+    /// Before a vote is written.
+    Vote,
+    /// Before a log entry is written.
+    Append,
+    /// Before a log entry is removed: a purge, or a truncation.
+    Purge,
+    /// At the end of a sync of the store, before it counts.
+    Sync,
+    /// Before a row of the state is written.
+    Apply,
+    /// Before a part of a snapshot is written.
+    SnapshotWrite,
+    /// Before a finished snapshot gets its name.
+    SnapshotRename,
+    /// Before an installed snapshot becomes the state.
+    Switch,
+}
+
+impl CutPoint {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Vote,
+        Self::Append,
+        Self::Purge,
+        Self::Sync,
+        Self::Apply,
+        Self::SnapshotWrite,
+        Self::SnapshotRename,
+        Self::Switch,
+    ];
+
+    /// Whether the operation `what` on `name` is at this point.
+    fn is_at(self, what: &str, name: &str, key: &[u8]) -> bool {
+        match self {
+            Self::Vote => (what, name, key) == ("insert", "meta", b"vote"),
+            Self::Append => (what, name) == ("insert", "log"),
+            Self::Purge => (what, name) == ("remove", "log"),
+            Self::Sync => (what, name) == ("synced", "store"),
+            Self::Apply => what == "insert" && name.starts_with("sm."),
+            Self::SnapshotWrite => what == "write",
+            Self::SnapshotRename => what == "rename" && key.ends_with(b".snap"),
+            Self::Switch => (what, name, key) == ("insert", "meta", b"sm_generation"),
+        }
+    }
+}
+
 /// A disk in a simulated world. Cheap to clone: all clones are one disk.
 #[derive(Clone)]
 pub struct SimDisk {
@@ -52,6 +101,12 @@ struct State {
     poison: Option<&'static str>,
     /// How many of the next syncs fail.
     failing_syncs: u32,
+    /// Where the power goes.
+    cut: Option<CutPoint>,
+    /// Cuts that came, and calls that failed for want of space.
+    cut_count: u64,
+    full_count: u64,
+    failed_count: u64,
     /// Syncs of the store that completed, over all lives.
     sync_count: u64,
     space: Space,
@@ -117,6 +172,10 @@ impl SimDisk {
             life: 0,
             poison: None,
             failing_syncs: 0,
+            cut: None,
+            cut_count: 0,
+            full_count: 0,
+            failed_count: 0,
             sync_count: 0,
             space: Space { free: DISK_SIZE, total: DISK_SIZE },
             store: StoreState::default(),
@@ -157,6 +216,37 @@ impl SimDisk {
     /// Lets the next `count` syncs fail; the first one poisons the disk until the node restarts.
     pub fn fail_syncs(&self, count: u32) {
         self.lock().failing_syncs = count;
+    }
+
+    /// Lets the power go when the node next comes to this point; `None`: not any more. What it wanted to do there is not
+    /// done, and every later call fails until the node restarts.
+    pub fn cut_at(&self, point: Option<CutPoint>) {
+        self.lock().cut = point;
+    }
+
+    /// Whether every call fails until the node restarts.
+    pub fn is_broken(&self) -> bool {
+        self.lock().poison.is_some()
+    }
+
+    /// How many syncs failed because they were to.
+    pub fn failed_count(&self) -> u64 {
+        self.lock().failed_count
+    }
+
+    /// How often the power went.
+    pub fn cut_count(&self) -> u64 {
+        self.lock().cut_count
+    }
+
+    /// How often the space was looked at while less than the reserve was left, or a sync failed for want of it.
+    pub fn full_count(&self) -> u64 {
+        self.lock().full_count
+    }
+
+    /// Lets syncs take another time from now on.
+    pub fn set_options(&self, options: SimDiskOptions) {
+        self.lock().options = options;
     }
 
     /// Leaves so many bytes free. With none left, syncs fail as those of a full disk do.
@@ -353,6 +443,17 @@ impl Handle {
         Ok(state)
     }
 
+    /// As [`Handle::state`], unless the power goes at what is about to be done.
+    fn state_at(&self, what: &str, name: &str, key: &[u8]) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state()?;
+        if state.cut.take_if(|point| point.is_at(what, name, key)).is_some() {
+            state.cut_count += 1;
+            state.poison = Some("the power is gone (planned fault)");
+            return Err(io::Error::other("the power went (planned fault)"));
+        }
+        Ok(state)
+    }
+
     fn trace(&self, what: &str, name: &str, key: &[u8], size: usize) {
         self.runtime.trace(|| format!("disk {what} {name} {:08x} {size}", crc32c::crc32c(key)));
     }
@@ -371,16 +472,18 @@ impl Handle {
             Duration::from_nanos(drawn)
         });
         self.trace(what, name, &[], 0);
-        let handle = self.clone();
+        let (handle, name) = (self.clone(), name.to_owned());
         Box::pin(async move {
             handle.runtime.sleep(duration?).await;
-            let mut state = handle.state()?;
+            let mut state = handle.state_at("synced", &name, &[])?;
             if state.failing_syncs > 0 {
                 state.failing_syncs -= 1;
+                state.failed_count += 1;
                 state.poison = Some("a sync failed before: the disk cannot be trusted");
                 return Err(io::Error::other("sync failed (planned fault)"));
             }
             if state.space.free == 0 {
+                state.full_count += 1;
                 state.poison = Some("a sync failed before: no space was left");
                 return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left (planned fault)"));
             }
@@ -395,13 +498,13 @@ impl Handle {
 impl Store for Handle {
     fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
         check_item(tree, key, value)?;
-        self.state()?.store.change(tree, key, Some(value));
+        self.state_at("insert", tree, key)?.store.change(tree, key, Some(value));
         self.trace("insert", tree, key, value.len());
         Ok(())
     }
 
     fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
-        self.state()?.store.change(tree, key, None);
+        self.state_at("remove", tree, key)?.store.change(tree, key, None);
         self.trace("remove", tree, key, 0);
         Ok(())
     }
@@ -502,7 +605,7 @@ impl Files for Handle {
 
     fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let written = ContentChange::Write(offset, Bytes::copy_from_slice(bytes));
-        self.state()?.files.content(name)?.change(written);
+        self.state_at("write", "file", name.as_bytes())?.files.content(name)?.change(written);
         self.trace("write", "file", name.as_bytes(), bytes.len());
         Ok(())
     }
@@ -520,7 +623,7 @@ impl Files for Handle {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state()?;
+        let mut state = self.state_at("rename", "file", to.as_bytes())?;
         state.files.content(from)?;
         let file = state.files.names[from];
         state.files.change_names(NameChange::Rename(from.to_owned(), to.to_owned(), file));
@@ -548,7 +651,10 @@ impl Files for Handle {
     }
 
     fn space(&self) -> io::Result<Space> {
-        Ok(self.state()?.space)
+        let mut state = self.state()?;
+        let space = state.space;
+        state.full_count += u64::from(space.free < space.reserve());
+        Ok(space)
     }
 }
 

@@ -24,6 +24,7 @@ use super::{Applied, HostConfig, SessionsSummary, WAITERS_MAX, WaitError};
 use crate::command::Reply;
 use crate::disk::{Disk, Files};
 use crate::machine::{RowsRead, StateMachine};
+use crate::plant;
 use crate::session::Sessions;
 use crate::snapshot::{
     self, ROWS_PER_TURN, SUFFIX_DONE, SnapshotFile, SnapshotName, SnapshotOffer, SnapshotReader,
@@ -145,6 +146,9 @@ impl Core {
         entries: &mut VecDeque<EntryOf<TypeConfig>>,
     ) -> io::Result<Vec<Reply>> {
         let mut writer = locked(&self.writer);
+        if plant::CLOCK_IN_APPLY.is_planted() {
+            writer.head.time_ms = writer.head.time_ms.max(self.runtime.wall_ms());
+        }
         let count = entries.len();
         let (changes, replies) = writer.apply(machine, &self.view().overlay, entries)?;
         self.publish(&mut writer, changes, count - entries.len())?;
@@ -171,7 +175,9 @@ impl Core {
             return Ok(());
         }
         let effects = self.view().overlay.effects();
-        writer.write_redo(&effects)?;
+        if !plant::APPLIED_AGAIN_AFTER_CRASH.is_planted() {
+            writer.write_redo(&effects)?;
+        }
         {
             let mut cuts = locked(&self.cuts);
             if !cuts.is_empty() {
@@ -335,13 +341,18 @@ impl Core {
         // An installation that failed without a restart may have left a part.
         tree.remove_all()?;
         let mut reader = SnapshotReader::open(file.clone())?;
-        let head = reader.head().clone();
+        let mut head = reader.head().clone();
         check_successor(&current, &head)?;
         let sessions = load_rows(&tree, &mut reader, &head).await?;
+        if plant::SNAPSHOT_WITHOUT_MEMBERSHIP.is_planted() {
+            head.membership = current.membership;
+        }
         let writer = Writer::loaded(tree, head.clone(), sessions)?;
         self.disk.store.sync().await?;
         write_generation(&self.disk, writer.tree.generation)?;
-        self.disk.store.sync().await?;
+        if !plant::INSTALL_NOT_SYNCED.is_planted() {
+            self.disk.store.sync().await?;
+        }
         {
             let mut shared = locked(&self.writer);
             let view = View::of(&writer)?;
@@ -424,7 +435,7 @@ async fn load_rows(tree: &Tree, reader: &mut SnapshotReader, head: &StateHead) -
             tree.write_pieces(set, &row.value)?;
         }
         tree.insert(&row.key, &stored.encode(&row.key))?;
-        if row.key[0] == CLASS_SESSION {
+        if row.key[0] == CLASS_SESSION && !plant::SNAPSHOT_WITHOUT_SESSIONS.is_planted() {
             sessions.load_row(&row.key[1..], &row.value).map_err(|what| damaged(&row.key, what))?;
         }
         rows_hash = rows_hash.wrapping_add(stored.hash(&row.key));

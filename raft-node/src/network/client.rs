@@ -6,8 +6,8 @@
 
 use std::future::{Future, ready};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -27,8 +27,9 @@ use rpc_core::runtime::Instant;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::messages::{self, Append, Appended, Denied, StreamAppend, Transferred, Voted};
+use super::messages::{self, Append, Appended, Denied, Stamped, StreamAppend, Transferred, Voted};
 use super::{Network, Target, method};
+use crate::freshness::Stamp;
 use crate::identity::NodeName;
 use crate::snapshot::SnapshotFile;
 use crate::types::{LogId, Member, TypeConfig};
@@ -69,7 +70,13 @@ impl Clients {
     fn client(&self, id: u64, member: &Member, lane: Lane) -> Client {
         let name = NodeName { id, incarnation: member.incarnation };
         let target = Target { name, address: member.address.clone() };
-        Client { network: Arc::clone(&self.0), target, lane, misses: AtomicU32::new(0) }
+        Client {
+            network: Arc::clone(&self.0),
+            target,
+            lane,
+            misses: AtomicU32::new(0),
+            stamp: Mutex::new(None),
+        }
     }
 }
 
@@ -80,6 +87,8 @@ pub(crate) struct Client {
     lane: Lane,
     /// Heartbeats in a row that were not answered.
     misses: AtomicU32,
+    /// When the member answered last, by its own clock.
+    stamp: Mutex<Option<Stamp>>,
 }
 
 type Failed = RPCError<TypeConfig>;
@@ -107,7 +116,7 @@ impl Client {
     }
 
     /// Tells when the member has not answered [`MISSES_TOLD`] heartbeats in a row, and why, and when it answers again.
-    fn notice(&self, answer: Result<&Appended, &CallError<Denied>>) {
+    fn notice(&self, answer: Result<&Stamped, &CallError<Denied>>) {
         let (id, address) = (self.target.name.id, &self.target.address);
         match answer {
             Ok(_) if self.misses.swap(0, Ordering::Relaxed) >= MISSES_TOLD => {
@@ -133,6 +142,7 @@ impl Client {
             commit: request.leader_commit.map(Into::into),
             entries: request.entries.into_iter().map(Into::into).collect(),
             quorum_ack_age_us: self.network.quorum_ack_age().map(|age| age.as_micros() as u64),
+            stamp: *self.stamp.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let answer = match place {
             Some((stream, sequence)) => {
@@ -147,6 +157,10 @@ impl Client {
                 answer
             }
         };
+        let answer = answer.map(|Stamped(appended, stamp)| {
+            *self.stamp.lock().unwrap_or_else(PoisonError::into_inner) = Some(stamp);
+            appended
+        });
         match answer {
             Ok(Appended::Matching(place)) => Ok(Ok(place.map(LogId::from))),
             Ok(Appended::Conflict(place)) => Ok(Err(StreamAppendError::Conflict(place.into()))),

@@ -11,6 +11,7 @@ use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, Membership};
 use serde::{Deserialize, Serialize};
 
+use crate::freshness::Stamp;
 use crate::identity::NodeName;
 use crate::outcome::Refusal;
 use crate::snapshot::SnapshotOffer;
@@ -198,6 +199,9 @@ pub(crate) struct Append {
     /// How long before the sending a quorum had acknowledged the leader, in microseconds.
     #[serde(rename = "a")]
     pub(crate) quorum_ack_age_us: Option<u64>,
+    /// The last stamp of the receiver that the sender has got: it was made before this message.
+    #[serde(rename = "s")]
+    pub(crate) stamp: Option<Stamp>,
 }
 
 /// An [`Append`] at its place in a stream of them. A stream is one after the other, however they arrive.
@@ -226,6 +230,10 @@ pub(crate) enum Appended {
     #[serde(rename = "h")]
     HigherVote(Ballot),
 }
+
+/// An answer to an append, with the moment at which it was given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Stamped(pub(crate) Appended, pub(crate) Stamp);
 
 /// A request for a vote, or for what a vote would be.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -422,6 +430,7 @@ mod tests {
             commit: None,
             entries: entries.iter().cloned().map(LogEntry::from).collect(),
             quorum_ack_age_us: Some(5),
+            stamp: Some(Stamp(u64::MAX, 6)),
         };
         let bytes = codec::encode(&append).unwrap();
         assert!(bytes.len() < 1_200, "{}", bytes.len());
