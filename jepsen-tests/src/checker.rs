@@ -5,10 +5,12 @@
 //! [`witness`] takes the revisions at their word, which makes it fast, and finds where they lie.
 //! A checker knows a [`History`] and nothing of where it comes from.
 
+pub mod effects;
 pub mod linearizability;
 pub mod model;
 #[cfg(test)]
 mod notation;
+pub mod staleness;
 mod verdict;
 pub mod witness;
 

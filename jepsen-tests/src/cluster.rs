@@ -7,7 +7,7 @@ pub mod compose;
 pub mod processes;
 pub mod sim;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use rpc_core::driver::fault::{FaultHits, LinkPolicy};
 use rpc_core::peer::Peer;
 use rpc_core::runtime::Runtime;
 
-use crate::plan::{Fault, Who};
+use crate::plan::{Fault, FaultKind, HEALTHY, Who};
 
 /// A running cluster. Clones are handles on the same one.
 pub trait Cluster: Clone + Send + Sync + 'static {
@@ -49,11 +49,41 @@ pub trait Cluster: Clone + Send + Sync + 'static {
     /// Nothing may be asked of the cluster after that.
     fn release(&self) -> impl Future<Output = Result<(), ClusterError>> + Send;
 
-    /// Datagrams that faults of links have hit so far. A fault that hit nothing did not happen.
-    fn hits(&self) -> impl Future<Output = FaultHits> + Send;
+    /// What faults have hit so far. A fault that hit nothing did not happen.
+    fn hits(&self) -> impl Future<Output = Hits> + Send;
+
+    /// What must hold at every moment and did not.
+    fn violations(&self) -> impl Future<Output = Vec<String>> + Send {
+        std::future::ready(Vec::new())
+    }
 
     /// Nodes that ended on their own, which none may, and why.
     fn failures(&self) -> impl Future<Output = Vec<String>> + Send;
+}
+
+/// What faults have hit.
+#[derive(Clone, Debug, Default)]
+pub struct Hits {
+    /// Datagrams.
+    pub links: FaultHits,
+    /// By kind: nodes, syncs, clocks, whatever it is that shows that it happened.
+    pub others: BTreeMap<FaultKind, u64>,
+}
+
+impl Hits {
+    /// How much faults of `kind` have hit.
+    pub fn of(&self, kind: FaultKind) -> u64 {
+        match kind {
+            kind if kind.is_of_cuts() => self.links.cut,
+            FaultKind::Loss => self.links.lost,
+            FaultKind::Duplicate => self.links.duplicated,
+            FaultKind::Reorder | FaultKind::Delay | FaultKind::SlowNode => self.links.delayed,
+            FaultKind::Corrupt => self.links.corrupted,
+            FaultKind::Truncate => self.links.truncated,
+            FaultKind::Replay => self.links.replayed,
+            other => self.others.get(&other).copied().unwrap_or_default(),
+        }
+    }
 }
 
 /// The harness failed, not the store: the run proves nothing.
@@ -111,6 +141,21 @@ pub fn cut_links(fault: &Fault, nodes: &[u64], leader: Option<u64>) -> Vec<(u64,
             pairs().filter(|(from, to)| *from == leader || *to == leader).collect()
         }
         Fault::OneWay(node) => pairs().filter(|(from, _)| from == node).collect(),
+        Fault::Bridge(order) => {
+            let side = |node: &u64| order.iter().position(|other| other == node).unwrap_or_default();
+            let middle = order.len() / 2;
+            let is_between = |from: usize, to: usize| from.min(to) < middle && from.max(to) > middle;
+            pairs().filter(|(from, to)| is_between(side(from), side(to))).collect()
+        }
+        Fault::Ring(order) => {
+            let place = |node: &u64| order.iter().position(|other| other == node).unwrap_or_default();
+            let (count, reach) = (order.len(), (order.len() / 2).div_ceil(2));
+            let is_far = |from: usize, to: usize| {
+                let distance = from.abs_diff(to);
+                distance.min(count - distance) > reach
+            };
+            pairs().filter(|(from, to)| is_far(place(from), place(to))).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -120,6 +165,7 @@ pub fn cut_links(fault: &Fault, nodes: &[u64], leader: Option<u64>) -> Vec<(u64,
 struct LinkState {
     cut: BTreeSet<(u64, u64)>,
     policy: Option<LinkPolicy>,
+    policies: BTreeMap<u64, LinkPolicy>,
 }
 
 impl LinkState {
@@ -127,11 +173,61 @@ impl LinkState {
     fn add(&mut self, fault: &Fault, nodes: &[u64], leader: Option<u64>) {
         match fault {
             Fault::Links(policy) => self.policy = Some(*policy),
+            Fault::LinksOf(node, policy) => {
+                self.policies.insert(*node, *policy);
+            }
             cut => self.cut.extend(cut_links(cut, nodes, leader)),
         }
     }
 
     fn is_cut(&self, from: u64, to: u64) -> bool {
         self.cut.contains(&(from, to))
+    }
+
+    /// What a link does to the datagrams that it lets through; `None`: it is healthy.
+    fn policy(&self, from: u64, to: u64) -> Option<LinkPolicy> {
+        let of_node = [from, to].iter().find_map(|node| self.policies.get(node));
+        of_node.or(self.policy.as_ref()).copied()
+    }
+
+    /// The policy of a link that is cut, broken or healthy; `None`: nothing is wrong with it.
+    fn of(&self, from: u64, to: u64) -> Option<LinkPolicy> {
+        let (cut, policy) = (self.is_cut(from, to), self.policy(from, to));
+        (cut || policy.is_some()).then(|| LinkPolicy { cut, ..policy.unwrap_or(HEALTHY) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whom each node hears, itself included.
+    fn heard(fault: &Fault, nodes: u64) -> Vec<BTreeSet<u64>> {
+        let nodes: Vec<u64> = (1..=nodes).collect();
+        let cut: BTreeSet<_> = cut_links(fault, &nodes, Some(1)).into_iter().collect();
+        let hears =
+            |to: u64| nodes.iter().copied().filter(move |from| *from == to || !cut.contains(&(*from, to)));
+        nodes.iter().map(|to| hears.clone()(*to).collect()).collect()
+    }
+
+    #[test]
+    fn in_a_ring_everybody_hears_a_majority_and_no_two_the_same() {
+        for count in [5, 7] {
+            let heard = heard(&Fault::Ring((1..=count).collect()), count);
+            assert!(heard.iter().all(|heard| heard.len() as u64 > count / 2), "{heard:?}");
+            assert!(heard.iter().all(|heard| (heard.len() as u64) < count), "{heard:?}");
+            assert_eq!(heard.iter().collect::<BTreeSet<_>>().len() as u64, count);
+        }
+    }
+
+    #[test]
+    fn a_bridge_hears_both_sides_that_do_not_hear_each_other() {
+        let heard = heard(&Fault::Bridge(vec![4, 2, 1, 3, 5]), 5);
+        let sets: Vec<BTreeSet<u64>> =
+            [vec![1, 2, 3, 4, 5], vec![1, 2, 4], vec![1, 3, 5], vec![1, 2, 4], vec![1, 3, 5]]
+                .into_iter()
+                .map(|set| set.into_iter().collect())
+                .collect();
+        assert_eq!(heard, sets);
     }
 }

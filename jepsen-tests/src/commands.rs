@@ -1,9 +1,14 @@
 //! One file for each subcommand: its arguments and `run`. They know the library, not each other.
 
+mod folder;
+pub(crate) mod plant;
 #[cfg(feature = "power")]
 pub(crate) mod power;
+pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod shrink;
 pub(crate) mod sim;
+mod summary;
 pub(crate) mod verdict;
 
 use std::process::ExitCode;

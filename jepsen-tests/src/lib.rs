@@ -7,8 +7,11 @@
 pub mod checker;
 pub mod cluster;
 pub mod history;
+pub mod invariants;
 pub mod plan;
 #[cfg(feature = "power")]
 pub mod power;
+pub mod report;
 pub mod runner;
+pub mod simulation;
 pub mod workload;

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kv_client::{Client, Endpoint};
-use rpc_core::driver::fault::FaultHits;
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::Runtime;
 
-use crate::checker::{self, Judgement, Verdict};
+use crate::checker::staleness::{self, StaleRead};
+use crate::checker::{self, Judgement, Verdict, effects};
 use crate::cluster::{Cluster, ClusterError, leader, status};
 use crate::history::{Action, History};
-use crate::plan::{Fault, FaultKind, Plan, Step};
-use crate::workload::{Change, Recorder, register};
+use crate::plan::{FaultKind, Plan, Step};
+use crate::workload::{Change, Recorder, Worker, Workload};
 
 /// What a run is made of beside cluster and plan.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub struct Options {
     pub timeout: Duration,
     /// How long the cluster may take to serve, first and after the faults.
     pub recovery_max: Duration,
+    /// What every client does; `None`: each what the seed says.
+    pub workload: Option<Workload>,
 }
 
 /// What a run gave.
@@ -39,6 +41,12 @@ pub struct Run {
     pub faults: Effects,
     /// Nodes that ended on their own, and why.
     pub failures: Vec<String>,
+    /// Invariants that did not hold while it ran, and answers that contradict each other.
+    pub violations: Vec<String>,
+    /// What single nodes had applied.
+    pub stale_reads: Vec<StaleRead>,
+    /// How much faster than the others some clock ran, in percent.
+    pub drift_percent: u64,
     /// Operations that were answered.
     pub acknowledged: u64,
     /// Writes whose outcome was unknown, and those that still are.
@@ -65,6 +73,9 @@ pub struct Coverage {
 }
 
 impl Coverage {
+    /// Nothing: for a test that knows what it needs.
+    pub const NOTHING: Self =
+        Self { duration: Duration::ZERO, faults: 0, kinds: Vec::new(), acknowledged: 0 };
     /// What a seed must have to count.
     pub const SEED: Self =
         Self { duration: Duration::from_secs(20), faults: 5, kinds: Vec::new(), acknowledged: 150 };
@@ -88,22 +99,26 @@ impl Run {
     /// Judges the run.
     pub fn conclude(&self, coverage: &Coverage) -> Conclusion {
         let Judgement { linearizability, witness } = checker::judge(&self.history, checker::STEPS_MAX);
+        let mut broken = self.violations.clone();
         for verdict in [Some(&linearizability), witness.as_ref()].into_iter().flatten() {
             if let Verdict::Violation(violation) = verdict {
-                return Conclusion::Failed(format!("the history is not linearizable: {violation}"));
+                broken.push(format!("the history is not linearizable: {violation}"));
             }
         }
+        broken.extend(effects::check(&self.history).err().map(|why| format!("wrong effects: {why}")));
+        broken.extend(staleness::check(&self.history, &self.stale_reads, self.drift_percent).err());
         if !self.failures.is_empty() {
-            return Conclusion::Failed(format!("nodes ended on their own: {}", self.failures.join("; ")));
+            broken.push(format!("nodes ended on their own: {}", self.failures.join("; ")));
+        } else if self.recovery.is_none() {
+            broken.push("after healing the cluster did not serve again in time".to_owned());
+        } else if !self.converged {
+            broken.push("after healing the nodes did not reach one state".to_owned());
         }
-        if self.recovery.is_none() {
-            return Conclusion::Failed("after healing the cluster did not serve again in time".to_owned());
+        if self.unknown.1 > 0 && self.recovery.is_some() {
+            broken.push(format!("{} unknown outcomes could not be resolved", self.unknown.1));
         }
-        if !self.converged {
-            return Conclusion::Failed("after healing the nodes did not reach one state".to_owned());
-        }
-        if self.unknown.1 > 0 {
-            return Conclusion::Failed(format!("{} unknown outcomes could not be resolved", self.unknown.1));
+        if !broken.is_empty() {
+            return Conclusion::Failed(broken.join("\nalso: "));
         }
         for verdict in [Some(&linearizability), witness.as_ref()].into_iter().flatten() {
             if let Verdict::Undecided { why } = verdict {
@@ -126,6 +141,13 @@ impl Run {
             return Conclusion::Void(format!("no fault of kind `{kind}` took effect"));
         }
         Conclusion::Passed { operations: self.history.operations.len() }
+    }
+}
+
+impl Conclusion {
+    /// Whether every promise was kept, in a run that counts.
+    pub fn is_passed(&self) -> bool {
+        matches!(self, Self::Passed { .. })
     }
 }
 
@@ -155,6 +177,7 @@ pub async fn run<C: Cluster>(
     progress: impl Fn(&str) + Send + Sync + 'static,
 ) -> Result<Run, ClusterError> {
     let clock = cluster.clock();
+    let drift_percent = plan.drift_percent();
     let (_, admin) = cluster.client(0)?;
     let mut clients = Vec::new();
     for number in 1..=options.clients {
@@ -166,13 +189,27 @@ pub async fn run<C: Cluster>(
     progress("the cluster serves");
     let started = clock.now();
     let end = started + plan.duration;
-    let workers: Vec<_> = clients
-        .iter()
-        .map(|client| {
-            let worker = register(recorder.clone(), client.clone(), random.fork(), options.pause, end);
-            clock.spawn("client", worker)
-        })
-        .collect();
+    let mut nodes = Vec::new();
+    for node in cluster.nodes() {
+        nodes.push((node, client_of(&cluster, 300 + node, node, options.timeout)?));
+    }
+    let workloads = match options.workload {
+        Some(workload) => vec![workload; clients.len()],
+        None => Workload::draw(options.clients, &mut random),
+    };
+    let mut workers = Vec::new();
+    for (index, workload) in workloads.into_iter().enumerate() {
+        let worker = Worker {
+            recorder: recorder.clone(),
+            client: clients[index].clone(),
+            other: clients[(index + 1) % clients.len()].clone(),
+            nodes: nodes.clone(),
+            random: random.fork(),
+            pause: options.pause,
+            end,
+        };
+        workers.push(clock.spawn("client", worker.run(workload)));
+    }
 
     let faults = break_things(&cluster, &admin, &clock, &plan, &recorder, &progress).await?;
     clock.sleep_until(end).await;
@@ -194,19 +231,24 @@ pub async fn run<C: Cluster>(
     }
     let converged = recovery.is_some() && converge(&cluster, &admin, &clock, options.recovery_max).await;
     let duration = clock.now() - started;
-    let acknowledged = recorder.acknowledged();
-    let history = recorder.finish();
-    Ok(Run { history, faults, failures, acknowledged, unknown, recovery, converged, duration })
+    let violations = [recorder.contradictions(), cluster.violations().await].concat();
+    Ok(Run {
+        stale_reads: recorder.stale_reads(),
+        acknowledged: recorder.acknowledged(),
+        history: recorder.finish(),
+        drift_percent,
+        faults,
+        failures,
+        violations,
+        unknown,
+        recovery,
+        converged,
+        duration,
+    })
 }
 
 /// The faults that took effect, counted by kind.
 pub type Effects = BTreeMap<FaultKind, u64>;
-
-/// Links that were broken since `hits`.
-struct Broken {
-    hits: FaultHits,
-    kinds: Vec<FaultKind>,
-}
 
 /// Lets the steps of the plan happen; returns which faults took effect.
 async fn break_things<C: Cluster>(
@@ -219,40 +261,30 @@ async fn break_things<C: Cluster>(
 ) -> Result<Effects, ClusterError> {
     let started = clock.now();
     let mut effects = Effects::new();
-    // What ends a fault of links tells whether it hit anything.
-    let mut broken: Option<Broken> = None;
-    for Step { at, fault } in &plan.steps {
+    // What a fault's kind had hit before the fault began; gone once it has hit something.
+    let mut open: BTreeMap<u64, u64> = BTreeMap::new();
+    for Step { at, number, kind, fault } in &plan.steps {
         clock.sleep_until(started + *at).await;
         let leader = if fault.is_end() { None } else { leader(cluster, admin).await };
-        let kinds = fault.kinds();
-        if kinds.iter().any(|kind| kind.is_of_links()) {
-            if broken.is_none() {
-                broken = Some(Broken { hits: cluster.hits().await, kinds: Vec::new() });
-            }
-            broken.iter_mut().for_each(|broken| broken.kinds.extend(&kinds));
+        let is_first =
+            plan.steps.iter().find(|step| step.number == *number).is_some_and(|step| step.at == *at);
+        if is_first && !fault.is_end() {
+            open.insert(*number, cluster.hits().await.of(*kind));
         }
         clock.trace(|| format!("fault {fault}"));
         progress(&fault.to_string());
         if !fault.is_end() {
-            recorder.fault(fault, leader);
+            recorder.fault(*kind, fault, leader);
         }
         cluster.apply(fault, leader).await?;
-        match fault {
-            Fault::HealLinks => {
-                if let Some(Broken { hits: before, kinds }) = broken.take() {
-                    let now = cluster.hits().await;
-                    for kind in kinds.into_iter().filter(|kind| kind.hits(&now) > kind.hits(&before)) {
-                        *effects.entry(kind).or_default() += 1;
-                    }
-                }
-            }
-            Fault::Kill(_) | Fault::Pause(_) | Fault::FailSync(_) => {
-                kinds.into_iter().for_each(|kind| *effects.entry(kind).or_default() += 1);
-            }
-            _ => {}
+        if !fault.is_end() {
+            continue;
         }
-        if fault.is_end() {
-            recorder.fault(fault, None);
+        recorder.faults_end(fault);
+        let hits = cluster.hits().await.of(*kind);
+        if open.get(number).is_some_and(|before| hits > *before) {
+            open.remove(number);
+            *effects.entry(*kind).or_default() += 1;
         }
     }
     Ok(effects)
@@ -383,6 +415,9 @@ mod tests {
             history: History { operations: (0..200).map(read).collect(), ..History::default() },
             faults: Effects::from([(FaultKind::Kill, 4), (FaultKind::Loss, 1)]),
             failures: Vec::new(),
+            violations: Vec::new(),
+            stale_reads: Vec::new(),
+            drift_percent: 0,
             acknowledged: 200,
             unknown: (3, 0),
             recovery: Some(Duration::from_millis(40)),
@@ -419,7 +454,8 @@ mod tests {
     #[test]
     fn a_broken_promise_outweighs_what_is_missing() {
         type Spoil = fn(&mut Run);
-        let failures: [(Spoil, &str); 5] = [
+        let failures: [(Spoil, &str); 6] = [
+            (|run| run.violations.push("two leaders".to_owned()), "two leaders"),
             (|run| run.failures.push("node 2 (exit status: 1)".to_owned()), "node 2 (exit status: 1)"),
             (|run| run.recovery = None, "did not serve again"),
             (|run| run.converged = false, "did not reach one state"),

@@ -19,8 +19,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::processes::peer;
-use super::{Cluster, ClusterError, LinkState};
-use crate::plan::Fault;
+use super::{Cluster, ClusterError, Hits, LinkState};
+use crate::plan::{Fault, FaultKind};
 
 /// The port on which every node listens in its container.
 const PORT: &str = "7301/udp";
@@ -49,6 +49,8 @@ struct State {
     nodes: BTreeMap<u64, Node>,
     links: LinkState,
     hits: u64,
+    /// Nodes that were killed, paused, by kind of fault.
+    others: BTreeMap<FaultKind, u64>,
     failures: Vec<String>,
 }
 
@@ -252,21 +254,29 @@ impl Cluster for ComposeCluster {
     async fn apply(&self, fault: &Fault, leader: Option<u64>) -> Result<(), ClusterError> {
         let nodes = self.nodes();
         match fault {
-            Fault::Partition(_) | Fault::IsolateLeader | Fault::OneWay(_) => {
+            Fault::Partition(_)
+            | Fault::IsolateLeader
+            | Fault::OneWay(_)
+            | Fault::Bridge(_)
+            | Fault::Ring(_) => {
                 self.state().links.add(fault, &nodes, leader);
                 self.cut().await
-            }
-            Fault::Links(_) | Fault::FailSync(_) => {
-                Err(ClusterError(format!("containers have no fault for `{fault}`")))
             }
             Fault::HealLinks => {
                 self.state().links = LinkState::default();
                 self.cut().await
             }
-            Fault::Kill(who) => self.kill(&who.resolve(&nodes, leader)).await,
+            Fault::Kill(who) => {
+                *self.state().others.entry(FaultKind::Kill).or_default() += 1;
+                self.kill(&who.resolve(&nodes, leader)).await
+            }
             Fault::Restart => self.restart().await,
-            Fault::Pause(who) => self.pause(&who.resolve(&nodes, leader)).await,
+            Fault::Pause(who) => {
+                *self.state().others.entry(FaultKind::Pause).or_default() += 1;
+                self.pause(&who.resolve(&nodes, leader)).await
+            }
             Fault::Resume => self.resume().await,
+            other => Err(ClusterError(format!("containers have no fault for `{other}`"))),
         }
     }
 
@@ -291,12 +301,13 @@ impl Cluster for ComposeCluster {
         Ok(())
     }
 
-    async fn hits(&self) -> FaultHits {
+    async fn hits(&self) -> Hits {
         if self.inner.breaks_links {
             // Hits that cannot be counted make a fault look as if it hit nothing, which voids the run.
             let _ = self.count().await;
         }
-        FaultHits { cut: self.state().hits, ..FaultHits::default() }
+        let state = self.state();
+        Hits { links: FaultHits { cut: state.hits, ..FaultHits::default() }, others: state.others.clone() }
     }
 
     async fn failures(&self) -> Vec<String> {

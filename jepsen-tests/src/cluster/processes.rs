@@ -26,13 +26,15 @@ use rpc_core::security::{Security, SharedKey};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use super::{Cluster, ClusterError, LinkState};
-use crate::plan::Fault;
+use super::{Cluster, ClusterError, Hits, LinkState};
+use crate::plan::{Fault, FaultKind};
 
 /// How long a running node may take to obey its link faults; a node that starts opens its disk first.
 const OBEDIENCE: Duration = Duration::from_secs(10);
 /// How long one attempt to reach a node may take.
 const ATTEMPT: Duration = Duration::from_millis(250);
+/// How long a node that is asked to stop may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Ports of nodes are drawn from here: below the range from which Linux draws the ports of clients, one of which might
@@ -70,6 +72,8 @@ struct State {
     /// What processes hit that are dead by now.
     hits_before: FaultHits,
     failures: Vec<String>,
+    /// Nodes that were killed, stopped, paused, by kind of fault.
+    others: BTreeMap<FaultKind, u64>,
 }
 
 #[derive(Default)]
@@ -223,8 +227,10 @@ impl ProcessCluster {
         let life = node.map_or(0, |node| node.lives);
         let mut set = Vec::new();
         for (other, remote) in self.inner.addresses.iter().filter(|(other, _)| **other != id) {
-            let outgoing =
-                LinkPolicy { cut: state.links.is_cut(id, *other), ..state.links.policy.unwrap_or_default() };
+            let outgoing = LinkPolicy {
+                cut: state.links.is_cut(id, *other),
+                ..state.links.policy(id, *other).unwrap_or_default()
+            };
             let incoming = LinkPolicy { cut: state.links.is_cut(*other, id), ..LinkPolicy::default() };
             for (direction, policy) in [(Direction::Outgoing, outgoing), (Direction::Incoming, incoming)] {
                 if policy != LinkPolicy::default() {
@@ -271,7 +277,7 @@ impl ProcessCluster {
         let mut dying = Vec::new();
         {
             let mut state = self.state();
-            let State { nodes, hits_before, .. } = &mut *state;
+            let State { nodes, hits_before, others, .. } = &mut *state;
             for id in ids {
                 if let Some(node) = nodes.get_mut(id)
                     && let Some(process) = node.process.take()
@@ -279,10 +285,43 @@ impl ProcessCluster {
                     *hits_before += std::mem::take(&mut node.hits);
                     (node.is_killed, node.is_paused) = (true, false);
                     dying.push(process);
+                    *others.entry(FaultKind::Kill).or_default() += 1;
                 }
             }
         }
         end(dying).await;
+    }
+
+    /// Asks a node to stop, and waits until it has.
+    async fn stop(&self, id: u64) -> Result<(), ClusterError> {
+        if !self.is_running(id) {
+            return Ok(());
+        }
+        self.look(id).await;
+        self.signal(id, Signal::TERM)?;
+        let process = {
+            let mut state = self.state();
+            let State { nodes, hits_before, .. } = &mut *state;
+            let Some(node) = nodes.get_mut(&id) else { return Ok(()) };
+            *hits_before += std::mem::take(&mut node.hits);
+            node.is_killed = true;
+            node.process.take()
+        };
+        let Some(mut process) = process else { return Ok(()) };
+        let ended = self.inner.runtime.timeout(STOP_TIMEOUT, process.wait()).await;
+        match ended {
+            Ok(Ok(status)) if status.success() => {
+                *self.state().others.entry(FaultKind::Rolling).or_default() += 1;
+            }
+            Ok(Ok(status)) => self.state().failures.push(obituary(id, status, &self.log(id))),
+            Ok(Err(error)) => return Err(ClusterError(format!("node {id} was not waited for: {error}"))),
+            Err(_) => {
+                let late = format!("node {id} was asked to stop, and did not within {STOP_TIMEOUT:?}");
+                self.state().failures.push(late);
+                end(vec![process]).await;
+            }
+        }
+        Ok(())
     }
 
     async fn restart(&self) -> Result<(), ClusterError> {
@@ -299,6 +338,7 @@ impl ProcessCluster {
             self.look(*id).await;
             self.signal(*id, Signal::STOP)?;
             self.node(*id, |node| node.is_paused = true);
+            *self.state().others.entry(FaultKind::Pause).or_default() += 1;
         }
         Ok(())
     }
@@ -368,7 +408,13 @@ impl Cluster for ProcessCluster {
     async fn apply(&self, fault: &Fault, leader: Option<u64>) -> Result<(), ClusterError> {
         let nodes = self.nodes();
         match fault {
-            Fault::Partition(_) | Fault::IsolateLeader | Fault::OneWay(_) | Fault::Links(_) => {
+            Fault::Partition(_)
+            | Fault::IsolateLeader
+            | Fault::OneWay(_)
+            | Fault::Bridge(_)
+            | Fault::Ring(_)
+            | Fault::Links(_)
+            | Fault::LinksOf(..) => {
                 self.state().links.add(fault, &nodes, leader);
                 self.obey_all().await
             }
@@ -380,10 +426,11 @@ impl Cluster for ProcessCluster {
                 self.kill(&who.resolve(&nodes, leader)).await;
                 Ok(())
             }
+            Fault::Stop(node) => self.stop(*node).await,
             Fault::Restart => self.restart().await,
             Fault::Pause(who) => self.pause(&who.resolve(&nodes, leader)).await,
             Fault::Resume => self.resume().await,
-            Fault::FailSync(_) => Err(ClusterError(format!("processes have no fault for `{fault}`"))),
+            other => Err(ClusterError(format!("processes have no fault for `{other}`"))),
         }
     }
 
@@ -399,12 +446,12 @@ impl Cluster for ProcessCluster {
         Ok(())
     }
 
-    async fn hits(&self) -> FaultHits {
+    async fn hits(&self) -> Hits {
         self.look_all().await;
         let state = self.state();
-        let mut hits = state.hits_before;
-        state.nodes.values().for_each(|node| hits += node.hits);
-        hits
+        let mut links = state.hits_before;
+        state.nodes.values().for_each(|node| links += node.hits);
+        Hits { links, others: state.others.clone() }
     }
 
     async fn failures(&self) -> Vec<String> {

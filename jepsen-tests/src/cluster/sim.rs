@@ -6,19 +6,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kv_server::server::{Server, ServerConfig};
-use raft_node::NodeConfig;
+use raft_node::disk::RESERVE_MAX;
 use raft_node::disk::sim::{SimDisk, SimDiskOptions};
 use raft_node::resolver::Literal;
-use rpc_core::driver::fault::{FaultHits, LinkPolicy};
+use raft_node::{Change, NodeConfig};
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::Runtime;
 use rpc_core::security::{Security, SharedKey};
-use rpc_core::sim::World;
+use rpc_core::sim::{Capacity, CapacityHits, World};
 
-use super::{Cluster, ClusterError, cut_links};
-use crate::plan::Fault;
+use super::{Cluster, ClusterError, Hits, LinkState};
+use crate::invariants::Invariants;
+use crate::plan::{Fault, FaultKind, Who};
 
+/// How long a node may take to stop, or a leader to hand over.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long a datagram waits before a narrow link.
+const NARROW_QUEUE: Duration = Duration::from_millis(100);
+/// The rate of a clock that is right, in parts per million.
+const EXACT_RATE: u32 = 1_000_000;
+/// How often the invariants are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+/// Entries at the end of each log that are looked at.
+const LOOK_ENTRIES: u64 = 24;
 /// Numbers of client machines start here: no fault of nodes touches them.
 const CLIENTS: u64 = 1_000;
 /// Entries after which a node makes a snapshot: few, so that snapshots happen within a run.
@@ -44,10 +55,16 @@ struct State {
     /// Nodes that stopped because of that.
     failed: BTreeSet<u64>,
     paused: BTreeSet<u64>,
-    cut: BTreeSet<(u64, u64)>,
-    policy: Option<LinkPolicy>,
+    links: LinkState,
+    /// Nodes whose disks are slow, with the syncs that they had made before.
+    slow: BTreeMap<u64, u64>,
+    /// What is not counted anywhere else.
+    hits: BTreeMap<FaultKind, u64>,
     servers: BTreeMap<u64, Server>,
+    /// How often each node was started.
+    lives: BTreeMap<u64, u64>,
     failures: Vec<String>,
+    violations: Vec<String>,
 }
 
 impl SimCluster {
@@ -68,7 +85,34 @@ impl SimCluster {
         for node in cluster.nodes.clone() {
             cluster.start_node(node);
         }
+        let clock = world.observer();
+        clock.spawn("invariants", cluster.clone().watch(clock.clone()));
         cluster
+    }
+
+    /// Looks at all nodes again and again, until an invariant does not hold.
+    async fn watch(self, clock: Runtime) {
+        let mut invariants = Invariants::default();
+        loop {
+            clock.sleep(LOOK_INTERVAL).await;
+            let servers = {
+                let state = self.state();
+                let life = |node: &u64| state.lives.get(node).copied().unwrap_or_default();
+                let servers = state.servers.iter().map(|(node, server)| (*node, life(node), server.clone()));
+                servers.collect::<Vec<_>>()
+            };
+            for (node, life, server) in servers {
+                let probe = server.node().probe();
+                let from = (probe.last_log_index.unwrap_or_default() + 1).saturating_sub(LOOK_ENTRIES);
+                // A disk that fails has its own story.
+                let log = server.node().probe_log(from, LOOK_ENTRIES).unwrap_or_default();
+                if let Err(broken) = invariants.look(node, life, &probe, &log) {
+                    clock.trace(|| broken.clone());
+                    self.state().violations.push(broken);
+                    return;
+                }
+            }
+        }
     }
 
     fn start_node(&self, node: u64) {
@@ -79,6 +123,7 @@ impl SimCluster {
         let mut config = NodeConfig::new(node, members);
         config.snapshots.entries = SNAPSHOT_ENTRIES;
         config.snapshots.entries_kept = ENTRIES_KEPT;
+        *self.state().lives.entry(node).or_default() += 1;
         let (state, started, security) = (Arc::clone(&self.state), runtime.clone(), self.security.clone());
         runtime.spawn("node", async move {
             let config = ServerConfig::new(config, security);
@@ -103,20 +148,28 @@ impl SimCluster {
         self.world.heal_links();
         for from in &self.nodes {
             for to in self.nodes.iter().filter(|to| *to != from) {
-                let cut = state.cut.contains(&(*from, *to));
-                if cut || state.policy.is_some() {
-                    let policy = state.policy.unwrap_or(HEALTHY);
-                    self.world.set_link(*from, *to, LinkPolicy { cut, ..policy });
+                if let Some(policy) = state.links.of(*from, *to) {
+                    self.world.set_link(*from, *to, policy);
                 }
             }
         }
     }
 
-    fn kill(&self, nodes: &[u64]) {
+    fn narrow_links(&self, rate_bytes_per_s: u64) {
+        let capacity = Capacity { rate_bytes_per_s, queue_max: NARROW_QUEUE, ..Capacity::default() };
+        for from in &self.nodes {
+            for to in self.nodes.iter().filter(|to| *to != from) {
+                self.world.set_capacity(*from, *to, capacity);
+            }
+        }
+    }
+
+    fn kill(&self, nodes: &[u64]) -> u64 {
+        let mut killed = 0;
         for node in nodes {
             let server = {
                 let mut state = self.state();
-                state.dead.insert(*node);
+                killed += u64::from(state.dead.insert(*node));
                 state.paused.remove(node);
                 state.servers.remove(node)
             };
@@ -124,16 +177,71 @@ impl SimCluster {
             self.disks[node].crash();
             drop(server);
         }
+        killed
     }
 
-    /// Lets the next sync of each of these nodes' disks fail.
-    fn fail_syncs(&self, nodes: &[u64]) {
+    /// Lets the disks of these nodes fail by `fail`; the nodes will have to stop.
+    fn fail_disks(&self, nodes: &[u64], fail: impl Fn(&SimDisk)) {
         for node in nodes {
             let mut state = self.state();
             if !state.dead.contains(node) && !state.failed.contains(node) {
                 state.failing.insert(*node);
-                self.disks[node].fail_syncs(1);
+                fail(&self.disks[node]);
             }
+        }
+    }
+
+    /// Asks a node to stop, as SIGTERM does; what it did not sync stays, as after the end of a process.
+    fn stop(&self, node: u64) {
+        let mut state = self.state();
+        if state.paused.contains(&node) || !state.dead.insert(node) {
+            return;
+        }
+        let Some(server) = state.servers.remove(&node) else { return };
+        *state.hits.entry(FaultKind::Rolling).or_default() += 1;
+        drop(state);
+        let clock = self.world.observer();
+        // A node that takes longer is killed by its restart.
+        clock.spawn("stop", async move { server.shutdown(STOP_GRACE).await });
+    }
+
+    /// Lets the leader hand over, and counts it when it has.
+    fn transfer(&self, leader: Option<u64>) {
+        let Some((leader, server)) =
+            leader.and_then(|leader| Some((leader, self.state().servers.get(&leader).cloned()?)))
+        else {
+            return;
+        };
+        let (state, clock) = (Arc::clone(&self.state), self.world.observer());
+        let patience = self.world.runtime(leader).now() + STOP_GRACE;
+        clock.spawn("transfer", async move {
+            let next = server.node().change(Change::Lead { id: None }, patience).await;
+            if next.is_ok_and(|next| next != leader) {
+                *lock(&state).hits.entry(FaultKind::Transfer).or_default() += 1;
+            }
+        });
+    }
+
+    /// The nodes that run, of those that are meant; each is counted as hit by a fault of `kind`.
+    fn alive(&self, who: &Who, leader: Option<u64>, kind: FaultKind) -> Vec<u64> {
+        let mut state = self.state();
+        let State { dead, failed, hits, .. } = &mut *state;
+        let mut nodes = who.resolve(&self.nodes, leader);
+        nodes.retain(|node| !dead.contains(node) && !failed.contains(node));
+        *hits.entry(kind).or_default() += nodes.len() as u64;
+        nodes
+    }
+
+    fn heal_disks(&self) {
+        let slow = std::mem::take(&mut self.state().slow);
+        let mut syncs = 0;
+        for (node, before) in slow {
+            syncs += self.disks[&node].sync_count() - before;
+        }
+        *self.state().hits.entry(FaultKind::SlowDisk).or_default() += syncs;
+        for disk in self.disks.values() {
+            disk.set_free(u64::MAX);
+            disk.set_options(SimDiskOptions::default());
         }
     }
 
@@ -142,10 +250,14 @@ impl SimCluster {
             let mut state = self.state();
             (std::mem::take(&mut state.failing), std::mem::take(&mut state.failed))
         };
-        for node in failing {
-            self.disks[&node].fail_syncs(0);
+        // Some have not noticed yet that their disks are broken.
+        let broken = failing.iter().filter(|node| self.disks[node].is_broken());
+        self.kill(&broken.copied().chain(failed).collect::<Vec<_>>());
+        // Also those that failed by something else than what waited for them.
+        for disk in self.disks.values() {
+            disk.fail_syncs(0);
+            disk.cut_at(None);
         }
-        self.kill(&failed.into_iter().collect::<Vec<_>>());
         let dead = std::mem::take(&mut self.state().dead);
         for node in dead {
             self.start_node(node);
@@ -163,16 +275,6 @@ impl SimCluster {
         lock(&self.state)
     }
 }
-
-const HEALTHY: LinkPolicy = LinkPolicy {
-    cut: false,
-    loss: 0,
-    duplicate: 0,
-    corrupt: 0,
-    truncate: 0,
-    delay_min_us: 50,
-    delay_max_us: 500,
-};
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -206,42 +308,85 @@ impl Cluster for SimCluster {
 
     async fn apply(&self, fault: &Fault, leader: Option<u64>) -> Result<(), ClusterError> {
         match fault {
-            Fault::Partition(_) | Fault::IsolateLeader | Fault::OneWay(_) => {
-                self.state().cut.extend(cut_links(fault, &self.nodes, leader));
+            Fault::Partition(_)
+            | Fault::IsolateLeader
+            | Fault::OneWay(_)
+            | Fault::Bridge(_)
+            | Fault::Ring(_)
+            | Fault::Links(_)
+            | Fault::LinksOf(..) => {
+                self.state().links.add(fault, &self.nodes, leader);
                 self.set_links();
             }
-            Fault::Links(policy) => {
-                self.state().policy = Some(*policy);
-                self.set_links();
-            }
+            Fault::Narrow(rate) => self.narrow_links(*rate),
             Fault::HealLinks => {
-                let mut state = self.state();
-                state.cut.clear();
-                state.policy = None;
-                drop(state);
+                self.state().links = LinkState::default();
+                self.world.widen_links();
                 self.set_links();
             }
-            Fault::Kill(who) => self.kill(&who.resolve(&self.nodes, leader)),
-            Fault::FailSync(who) => self.fail_syncs(&who.resolve(&self.nodes, leader)),
+            Fault::Kill(who) => {
+                let killed = self.kill(&who.resolve(&self.nodes, leader));
+                *self.state().hits.entry(FaultKind::Kill).or_default() += killed;
+            }
+            Fault::Stop(node) => self.stop(*node),
+            Fault::FailSync(who) => {
+                self.fail_disks(&who.resolve(&self.nodes, leader), |disk| disk.fail_syncs(1));
+            }
+            Fault::Cut(who, point) => {
+                self.fail_disks(&who.resolve(&self.nodes, leader), |disk| disk.cut_at(Some(*point)));
+            }
             Fault::Restart => self.restart(),
+            Fault::FillDisk(who) => {
+                for node in who.resolve(&self.nodes, leader) {
+                    self.disks[&node].set_free(RESERVE_MAX / 2);
+                }
+            }
+            Fault::SlowDisk(who, ms) => {
+                let mean = Duration::from_millis(u64::from(*ms));
+                let slow = SimDiskOptions { sync_time_min: mean / 2, sync_time_max: mean * 3 / 2 };
+                for node in who.resolve(&self.nodes, leader) {
+                    let disk = &self.disks[&node];
+                    disk.set_options(slow);
+                    self.state().slow.entry(node).or_insert_with(|| disk.sync_count());
+                }
+            }
+            Fault::HealDisks => self.heal_disks(),
+            Fault::ClockRate(who, rate) => {
+                for node in self.alive(who, leader, FaultKind::ClockRate) {
+                    self.world.set_clock_rate(node, *rate);
+                }
+            }
+            Fault::ClockJump(who, ms) => {
+                for node in self.alive(who, leader, FaultKind::ClockJump) {
+                    self.world.jump_wall_clock(node, *ms);
+                }
+            }
+            Fault::HealClocks => {
+                for node in &self.nodes {
+                    self.world.set_clock_rate(*node, EXACT_RATE);
+                }
+            }
             Fault::Pause(who) => {
                 for node in who.resolve(&self.nodes, leader) {
                     let mut state = self.state();
                     if !state.dead.contains(&node) && state.paused.insert(node) {
+                        *state.hits.entry(FaultKind::Pause).or_default() += 1;
                         drop(state);
                         self.world.pause(node);
                     }
                 }
             }
             Fault::Resume => self.resume(),
+            Fault::Transfer => self.transfer(leader),
+            Fault::Done => {}
         }
         Ok(())
     }
 
     async fn heal(&self) -> Result<(), ClusterError> {
-        self.apply(&Fault::HealLinks, None).await?;
-        self.resume();
-        self.restart();
+        for end in [Fault::HealLinks, Fault::HealDisks, Fault::HealClocks, Fault::Resume, Fault::Restart] {
+            self.apply(&end, None).await?;
+        }
         Ok(())
     }
 
@@ -249,8 +394,19 @@ impl Cluster for SimCluster {
         Ok(())
     }
 
-    async fn hits(&self) -> FaultHits {
-        self.world.fault_hits()
+    async fn hits(&self) -> Hits {
+        let mut others = self.state().hits.clone();
+        let CapacityHits { overflowed, too_large } = self.world.capacity_hits();
+        others.insert(FaultKind::Narrow, overflowed + too_large);
+        let disks = |count: fn(&SimDisk) -> u64| self.disks.values().map(count).sum::<u64>();
+        others.insert(FaultKind::Cut, disks(SimDisk::cut_count));
+        others.insert(FaultKind::Disk, disks(SimDisk::failed_count));
+        others.insert(FaultKind::DiskFull, disks(SimDisk::full_count));
+        Hits { links: self.world.fault_hits(), others }
+    }
+
+    async fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
     }
 
     async fn failures(&self) -> Vec<String> {

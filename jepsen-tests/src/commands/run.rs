@@ -12,22 +12,20 @@ use jepsen_tests::cluster::processes::{self, ProcessCluster};
 use jepsen_tests::cluster::{Cluster, ClusterError};
 use jepsen_tests::plan::{FaultKind, Plan};
 use jepsen_tests::runner::{self, Conclusion, Coverage, Options, Run};
-use jepsen_tests::workload::Recorder;
+use jepsen_tests::workload::{Recorder, Workload};
 use rpc_core::driver::system;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use self::folder::Folder;
 use self::progress::Progress;
-use self::report::{Report, Setup, Verdict};
 use super::Exit;
+use super::folder::Folder;
+use super::summary::{Setup, Summary, Verdict};
 
 mod binary;
-mod folder;
 mod progress;
-mod report;
 
 /// Run clients and faults against real nodes: are all answers linearizable, and does everything come back?
 ///
@@ -41,7 +39,8 @@ pub(crate) struct Args {
     /// Nodes of the cluster
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=7))]
     nodes: u64,
-    /// What goes wrong: partition, one-way, loss, duplicate, reorder, corrupt, kill, pause
+    /// What goes wrong: partition, isolate, one-way, bridge, ring, flap, loss, duplicate, reorder, delay, slow-node,
+    /// corrupt, truncate, replay, kill, pause, rolling
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "partition,kill")]
     faults: Vec<FaultKind>,
     /// How long things go wrong, as in 30s or 2m; at least 5s
@@ -50,10 +49,13 @@ pub(crate) struct Args {
     /// Clients at once
     #[arg(long, default_value_t = CLIENTS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=50))]
     clients: u64,
+    /// What every client does; a mix that the seed draws unless given
+    #[arg(long)]
+    workload: Option<Workload>,
     /// Decides the faults; random, and told at the end, unless given
     #[arg(long)]
     seed: Option<u64>,
-    /// The folder for history.jsonl, plan.json, summary.json and the logs of the nodes, which are overwritten;
+    /// The folder for history.jsonl, plan.json, summary.json, report.html and the logs of the nodes, which are overwritten;
     /// jepsen-run-SEED here unless given
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -126,6 +128,7 @@ fn options(args: &Args) -> Options {
         pause: Duration::from_millis(20),
         timeout: Duration::from_secs(1),
         recovery_max: Duration::from_secs(30),
+        workload: args.workload,
     }
 }
 
@@ -212,7 +215,8 @@ async fn conduct(args: &Args, runtime: &Runtime, signals: &mut Signals) -> Resul
         Kind::Processes => Some(binary::kv_server().map_err(Refusal::void)?),
         Kind::Compose => None,
     };
-    let folder = Folder::new(args.out.clone(), seed).map_err(Refusal::usage)?;
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("jepsen-run-{seed}")));
+    let folder = Folder::new(&out).map_err(Refusal::usage)?;
     folder.write_plan(&plan).map_err(Refusal::void)?;
 
     // Processes begin with empty disks; containers may hold what earlier runs wrote.
@@ -300,11 +304,12 @@ async fn conduct(args: &Args, runtime: &Runtime, signals: &mut Signals) -> Resul
         data,
         repeat: repeat(args, seed, &kinds),
     };
-    let report = Report::new(setup, &verdict, &history, run.as_deref());
-    folder.write_summary(&report).map_err(Refusal::void)?;
+    let summary = Summary::new(setup, &verdict, &history, run.as_deref());
+    folder.write_summary(&summary).map_err(Refusal::void)?;
+    folder.write_report(&history).map_err(Refusal::void)?;
     let printed = match args.output {
-        Output::Simple => report.print(&mut io::stdout()),
-        Output::Json => report.print_json(&mut io::stdout()),
+        Output::Simple => summary.print(&mut io::stdout()),
+        Output::Json => summary.print_json(&mut io::stdout()),
     };
     // A verdict that nobody could read is none.
     let exit = if printed.is_err() { verdict.exit().max(Exit::Inconclusive) } else { verdict.exit() };
@@ -316,22 +321,20 @@ fn kinds(args: &Args) -> Result<Vec<FaultKind>, Refusal> {
     let mut kinds = args.faults.clone();
     kinds.sort_unstable();
     kinds.dedup();
-    if kinds.contains(&FaultKind::Disk) {
-        return Err(Refusal::usage("disks fail in `sim` only, and in `power`".to_owned()));
-    }
     for kind in &kinds {
-        let is_made_by_engine =
-            !kind.is_of_links() || matches!(kind, FaultKind::Partition | FaultKind::OneWay);
+        if kind.is_simulated_only() {
+            return Err(Refusal::usage(format!("the fault `{kind}` is one of `sim` only")));
+        }
+        let is_made_by_engine = kind.is_of_cuts() || matches!(kind, FaultKind::Kill | FaultKind::Pause);
         if args.cluster == Kind::Compose && !is_made_by_engine {
             let why = format!(
-                "--cluster compose has no fault `{kind}`: partition, one-way, kill and pause are there"
+                "--cluster compose has no fault `{kind}`: those that cut links, kill and pause are there"
             );
             return Err(Refusal::usage(why));
         }
-        if args.nodes < 2 && kind.is_of_links() {
-            return Err(Refusal::usage(format!(
-                "the fault `{kind}` needs two nodes to have a link between them"
-            )));
+        if args.nodes < kind.nodes_min() {
+            let least = kind.nodes_min();
+            return Err(Refusal::usage(format!("the fault `{kind}` needs {least} nodes")));
         }
     }
     Ok(kinds)
@@ -349,6 +352,9 @@ fn repeat(args: &Args, seed: u64, kinds: &[FaultKind]) -> String {
     words.extend(["--time".to_owned(), args.time.text.clone()]);
     if args.clients != CLIENTS_DEFAULT {
         words.extend(["--clients".to_owned(), args.clients.to_string()]);
+    }
+    if let Some(workload) = args.workload {
+        words.extend(["--workload".to_owned(), workload.to_string()]);
     }
     words.extend(["--seed".to_owned(), seed.to_string()]);
     if let Some(out) = &args.out {

@@ -2,20 +2,18 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use jepsen_tests::cluster::Cluster;
-use jepsen_tests::cluster::sim::{self, SimCluster};
-use jepsen_tests::plan::{FaultKind, Plan};
-use jepsen_tests::runner::{self, Conclusion, Coverage, Options, Run};
-use jepsen_tests::workload::Recorder;
-use rpc_core::random::SeededRandom;
+use jepsen_tests::plan::FaultKind;
+use jepsen_tests::runner::Conclusion;
+use jepsen_tests::simulation::{self, Regression, Simulated, Simulation, Sink};
+use jepsen_tests::workload::Workload;
 
 use super::Exit;
-
-/// Virtual time of the faults of one seed.
-const FAULTS_TIME: Duration = Duration::from_secs(21);
+use super::folder::{Folder, REPORT};
+use super::summary::{Setup, Summary, Verdict};
 
 /// Run the real crates in virtual time: one seed decides network, disks, clocks and faults, and gives one trace.
 #[derive(Debug, clap::Args)]
@@ -35,60 +33,127 @@ pub(crate) struct Args {
     /// Run each seed in two processes and compare the traces
     #[arg(long, conflicts_with = "trace")]
     compare: bool,
+    /// End with the first seed that fails
+    #[arg(long, conflicts_with = "compare")]
+    stop: bool,
     /// Let one number come from the system instead of the seed: --compare must then fail
     #[arg(long, hide = true)]
     plant_entropy: bool,
-    /// Nodes of the cluster
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=7))]
-    nodes: u64,
+    /// Nodes of the cluster; 3, 5 or 7 as the seed says unless given
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7))]
+    nodes: Option<u64>,
+    /// What may go wrong; everything unless given
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    faults: Vec<FaultKind>,
+    /// What every client does; a mix that the seed draws unless given
+    #[arg(long)]
+    workload: Option<Workload>,
+    /// Run what `shrink` wrote into this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "compare", "stop", "nodes", "faults", "workload"])]
+    replay: Option<PathBuf>,
+    /// The folder for history.jsonl, plan.json, summary.json and report.html of the seed; of a sweep, of each seed that
+    /// did not pass, in a folder of its own
+    #[arg(long, value_name = "DIR", conflicts_with = "compare")]
+    out: Option<PathBuf>,
+}
+
+impl Args {
+    fn simulation(&self, seed: u64) -> Simulation {
+        Simulation {
+            nodes: self.nodes,
+            kinds: self.faults.clone(),
+            workload: self.workload,
+            entropy: self.plant_entropy.then(|| RandomState::new().hash_one(seed)),
+            ..Simulation::new(seed)
+        }
+    }
+
+    /// What decides a seed's course besides the seed, as words of a command.
+    fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        if let Some(nodes) = self.nodes {
+            words.extend(["--nodes".to_owned(), nodes.to_string()]);
+        }
+        if !self.faults.is_empty() {
+            let faults: Vec<String> = self.faults.iter().map(FaultKind::to_string).collect();
+            words.extend(["--faults".to_owned(), faults.join(",")]);
+        }
+        if let Some(workload) = self.workload {
+            words.extend(["--workload".to_owned(), workload.to_string()]);
+        }
+        words
+    }
+
+    fn replay(&self, seed: u64) -> String {
+        let words = [vec![format!("sim --seed {seed}")], self.words()].concat();
+        format!("cargo run --release -p jepsen-tests -- {}", words.join(" "))
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
     if args.compare {
         return compare(args);
     }
-    if let Some(seed) = args.seed {
-        return one(seed, args);
+    if let Some(path) = &args.replay {
+        return match Regression::read(path) {
+            Ok(regression) => {
+                one(&regression.simulation(), args, &format!("sim --replay {}", path.display()))
+            }
+            Err(error) => {
+                eprintln!("jepsen-tests: {}: {error}", path.display());
+                Exit::Usage
+            }
+        };
     }
-    let (mut worst, mut operations, mut virtual_time) = (Exit::Linearizable, 0, Duration::ZERO);
+    if let Some(seed) = args.seed {
+        return one(&args.simulation(seed), args, &args.replay(seed));
+    }
+    let (mut worst, mut seeds, mut operations, mut virtual_time) = (Exit::Linearizable, 0, 0, Duration::ZERO);
     // The time of the person who waits; the simulation itself has its own.
     #[expect(clippy::disallowed_methods, reason = "tells the user how fast the simulation is")]
     let started = Instant::now();
     for seed in args.from..args.from + args.seeds {
-        let (run, hash) = simulate(seed, args, None);
-        let (exit, text) = judge(&run);
-        println!("seed {seed} trace {:016x} {} events: {text}", hash.0, hash.1);
+        let simulated = args.simulation(seed).run(None);
+        let (exit, text) = judge(&simulated);
+        print_line(&format!("seed {seed} {simulated}: {text}"));
         if exit != Exit::Linearizable {
-            println!("  replay: {}", replay(seed, args.nodes));
+            print_line(&format!("  replay: {}", args.replay(seed)));
+            if let Some(out) = &args.out {
+                let folder = out.join(format!("seed-{seed}"));
+                worst = worst.max(keep(&folder, &args.simulation(seed), &simulated, &args.replay(seed)));
+            }
         }
         worst = worst.max(exit);
-        if let Ok(run) = run {
+        seeds += 1;
+        if let Ok(run) = simulated.run {
             operations += run.history.operations.len();
             virtual_time += run.duration;
+        }
+        if args.stop && exit == Exit::Violation {
+            break;
         }
     }
     let took = started.elapsed().as_secs_f64();
     eprintln!(
-        "{} seeds, {operations} operations, {:.0} virtual seconds in {took:.1} s: {:.1} seeds/s, {:.0}x real time",
-        args.seeds,
+        "{seeds} seeds, {operations} operations, {:.0} virtual seconds in {took:.1} s: {:.1} seeds/s, {:.0}x real time",
         virtual_time.as_secs_f64(),
-        args.seeds as f64 / took,
+        f64::from(seeds) / took,
         virtual_time.as_secs_f64() / took
     );
     worst
 }
 
 /// One seed, with its plan or its trace.
-fn one(seed: u64, args: &Args) -> Exit {
-    let (run, hash) = simulate(seed, args, args.trace.then(|| Box::new(print_line) as Sink));
-    let (exit, text) = judge(&run);
-    let summary = format!("seed {seed} trace {:016x} {} events: {text}", hash.0, hash.1);
+fn one(simulation: &Simulation, args: &Args, replay: &str) -> Exit {
+    let simulated = simulation.run(args.trace.then(|| Box::new(print_line) as Sink));
+    let (mut exit, text) = judge(&simulated);
+    let summary = format!("seed {} {simulated}: {text}", simulation.seed);
     if args.trace {
         eprintln!("{summary}");
     } else {
-        println!("{}", draw_plan(seed, args.nodes));
+        println!("{}", simulated.plan);
         println!("{summary}");
-        if let Ok(run) = run {
+        if let Ok(run) = &simulated.run {
             println!(
                 "{} faults took effect, {} of {} operations answered, {} unknown ({} unresolved), served again after {:?}",
                 run.faults.values().sum::<u64>(),
@@ -101,9 +166,51 @@ fn one(seed: u64, args: &Args) -> Exit {
         }
     }
     if exit != Exit::Linearizable {
-        eprintln!("replay: {}", replay(seed, args.nodes));
+        eprintln!("replay: {replay}");
+    }
+    if let Some(out) = &args.out {
+        exit = exit.max(keep(out, simulation, &simulated, replay));
     }
     exit
+}
+
+/// Writes what is known of a seed into a folder, as `run` does.
+fn keep(path: &Path, simulation: &Simulation, simulated: &Simulated, replay: &str) -> Exit {
+    let write = || {
+        let folder = Folder::new(path)?;
+        let setup = Setup {
+            cluster: "simulation".to_owned(),
+            nodes: simulated.nodes,
+            clients: simulation::CLIENTS,
+            seed: simulation.seed,
+            asked: simulated.plan.kinds().iter().map(FaultKind::to_string).collect(),
+            time_ms: simulation::FAULTS_TIME.as_millis() as u64,
+            history: folder.history(),
+            data: None,
+            repeat: replay.to_owned(),
+        };
+        let verdict = Verdict::from(simulated.conclude());
+        folder.write_plan(&simulated.plan)?;
+        folder.write_history(simulated.history())?;
+        folder.write_summary(&Summary::new(
+            setup,
+            &verdict,
+            simulated.history(),
+            simulated.run.as_ref().ok(),
+        ))?;
+        folder.write_report(simulated.history())?;
+        Ok(folder)
+    };
+    match write() {
+        Ok(folder) => {
+            eprintln!("report: {}", folder.path().join(REPORT).display());
+            Exit::Linearizable
+        }
+        Err::<_, String>(error) => {
+            eprintln!("jepsen-tests: {error}");
+            Exit::Inconclusive
+        }
+    }
 }
 
 /// Two processes run the same seeds; their lines must be equal.
@@ -111,9 +218,7 @@ fn compare(args: &Args) -> Exit {
     let process = || {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["sim", "--seeds", &args.seeds.to_string(), "--from", &args.from.to_string()]);
-        command
-            .args(["--nodes", &args.nodes.to_string()])
-            .args(args.plant_entropy.then_some("--plant-entropy"));
+        command.args(args.words()).args(args.plant_entropy.then_some("--plant-entropy"));
         command.stdout(Stdio::piped()).spawn()
     };
     let outputs = || -> io::Result<_> {
@@ -144,62 +249,14 @@ fn compare(args: &Args) -> Exit {
     }
 }
 
-type Sink = Box<dyn FnMut(&str) + Send>;
-type Simulated = (Result<Run, String>, (u64, u64));
-
-fn simulate(seed: u64, args: &Args, sink: Option<Sink>) -> Simulated {
-    let nodes = args.nodes;
-    let (world, mut random) = sim::world(seed);
-    if let Some(sink) = sink {
-        world.print_trace(sink);
-    }
-    let plan = plan(nodes, &mut random);
-    if args.plant_entropy {
-        random = SeededRandom::new(RandomState::new().hash_one(seed));
-    }
-    let cluster = SimCluster::start(&world, nodes);
-    let options = Options {
-        clients: 5,
-        pause: Duration::from_millis(60),
-        timeout: Duration::from_secs(1),
-        recovery_max: sim::RECOVERY_MAX,
+fn judge(simulated: &Simulated) -> (Exit, String) {
+    let conclusion = simulated.conclude();
+    let exit = match &conclusion {
+        Conclusion::Passed { .. } => Exit::Linearizable,
+        Conclusion::Failed(_) => Exit::Violation,
+        Conclusion::Void(_) => Exit::Inconclusive,
     };
-    let recorder = Recorder::new(cluster.clock(), "");
-    let run = world.run(runner::run(cluster.clone(), plan, options, random, recorder, |_| {}));
-    let hash = world.trace_hash();
-    let run = run.map_err(|error| {
-        let failures = world.run(async move { cluster.failures().await });
-        if failures.is_empty() { error.to_string() } else { format!("{error}; {}", failures.join("; ")) }
-    });
-    (run, hash)
-}
-
-fn judge(run: &Result<Run, String>) -> (Exit, String) {
-    match run {
-        Err(why) => (Exit::Violation, format!("FAILED: {why}")),
-        Ok(run) => {
-            let conclusion = run.conclude(&Coverage::SEED);
-            let exit = match &conclusion {
-                Conclusion::Passed { .. } => Exit::Linearizable,
-                Conclusion::Failed(_) => Exit::Violation,
-                Conclusion::Void(_) => Exit::Inconclusive,
-            };
-            (exit, conclusion.to_string())
-        }
-    }
-}
-
-fn plan(nodes: u64, random: &mut SeededRandom) -> Plan {
-    let kinds: Vec<FaultKind> = FaultKind::ALL.iter().map(|(kind, _)| *kind).collect();
-    Plan::draw(&kinds, nodes, FAULTS_TIME, random)
-}
-
-fn draw_plan(seed: u64, nodes: u64) -> Plan {
-    plan(nodes, &mut sim::world(seed).1)
-}
-
-fn replay(seed: u64, nodes: u64) -> String {
-    format!("cargo run --release -p jepsen-tests -- sim --seed {seed} --nodes {nodes}")
+    (exit, conclusion.to_string())
 }
 
 fn print_line(line: &str) {

@@ -4,7 +4,9 @@
 mod agreement;
 mod command;
 mod known_verdicts;
+mod nemeses;
 mod oracle;
+mod regressions;
 mod run;
 mod simulated_register;
 mod source;

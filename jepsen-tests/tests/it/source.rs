@@ -98,5 +98,28 @@ fn no_manifest_plants_a_bug() {
         let lines = text.lines().filter(|line| !line.starts_with('#') && line.contains("plant"));
         named.extend(lines.map(|line| (folder, line.to_owned())));
     }
-    assert_eq!(named, [("raft-node", "plant = []".to_owned())], "the feature is for command lines");
+    let expected = [("rpc-core", "plant = []".to_owned()), ("raft-node", "plant = []".to_owned())];
+    assert_eq!(named, expected, "the features are for command lines");
+}
+
+#[test]
+fn every_bug_that_can_be_planted_is_listed_and_has_its_line() {
+    let (all, mut count) = (sources(), 0);
+    for (path, text) in all.iter().filter(|(path, _)| path.ends_with("src/plant.rs")) {
+        let folder = path.parent().expect("a file lies in a folder");
+        for line in text.lines() {
+            let Some((name, _)) =
+                line.strip_prefix("pub(crate) const ").and_then(|rest| rest.split_once(": Bug"))
+            else {
+                continue;
+            };
+            count += 1;
+            let asked = format!("{name}.is_planted()");
+            let is_asked =
+                |(other, text): &(PathBuf, String)| other.starts_with(folder) && text.contains(&asked);
+            assert!(all.iter().any(is_asked), "{}: nobody asks {asked}", path.display());
+        }
+    }
+    let lists = [rpc_core::plant::BUGS.len(), raft_node::plant::BUGS.len(), kv_client::plant::BUGS.len()];
+    assert_eq!(count, lists.iter().sum::<usize>(), "bugs, and those that are listed");
 }

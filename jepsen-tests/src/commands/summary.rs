@@ -8,11 +8,12 @@ use jepsen_tests::history::{History, Outcome};
 use jepsen_tests::runner::{Conclusion, Run};
 use serde::Serialize;
 
-use crate::commands::Exit;
+use super::Exit;
+use super::folder::REPORT;
 
 /// How a run is judged.
 #[derive(Clone, Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Every promise was kept.
     Passed(Conclusion),
     /// A promise was broken.
@@ -24,7 +25,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    pub(super) fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Passed(_) => Exit::Linearizable,
             Self::Failed(_) => Exit::Violation,
@@ -72,25 +73,25 @@ impl From<Conclusion> for Verdict {
 
 /// What a run was made of.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Setup {
-    pub(super) cluster: String,
-    pub(super) nodes: u64,
-    pub(super) clients: u64,
-    pub(super) seed: u64,
+pub(crate) struct Setup {
+    pub(crate) cluster: String,
+    pub(crate) nodes: u64,
+    pub(crate) clients: u64,
+    pub(crate) seed: u64,
     /// The kinds of faults that were asked for.
-    pub(super) asked: Vec<String>,
-    pub(super) time_ms: u64,
-    /// The history; plan, summary and logs lie beside it.
-    pub(super) history: PathBuf,
+    pub(crate) asked: Vec<String>,
+    pub(crate) time_ms: u64,
+    /// The history; plan, summary, report and logs lie beside it.
+    pub(crate) history: PathBuf,
     /// The nodes' data, where it was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// The command that runs the same plan again.
-    pub(super) repeat: String,
+    pub(crate) repeat: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Report {
+pub(crate) struct Summary {
     /// passed, failed, void or interrupted.
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,8 +123,8 @@ struct Facts {
     duration_ms: u64,
 }
 
-impl Report {
-    pub(super) fn new(setup: Setup, verdict: &Verdict, history: &History, run: Option<&Run>) -> Self {
+impl Summary {
+    pub(crate) fn new(setup: Setup, verdict: &Verdict, history: &History, run: Option<&Run>) -> Self {
         let count = |outcome| {
             history.operations.iter().filter(|operation| operation.action.result() == outcome).count()
         };
@@ -147,7 +148,7 @@ impl Report {
         }
     }
 
-    pub(super) fn print(&self, output: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn print(&self, output: &mut impl Write) -> io::Result<()> {
         let Self { setup, run, .. } = self;
         writeln!(output, "{}", self.sentence)?;
         if self.operations == 0 {
@@ -172,6 +173,7 @@ impl Report {
             writeln!(output)?;
         }
         writeln!(output, "  history   {}", setup.history.display())?;
+        writeln!(output, "  report    {}", setup.history.with_file_name(REPORT).display())?;
         if let Some(data) = &setup.data {
             writeln!(output, "  data      {}", data.display())?;
         }
@@ -179,7 +181,7 @@ impl Report {
         output.flush()
     }
 
-    pub(super) fn print_json(&self, output: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn print_json(&self, output: &mut impl Write) -> io::Result<()> {
         serde_json::to_writer(&mut *output, self)?;
         writeln!(output)?;
         output.flush()

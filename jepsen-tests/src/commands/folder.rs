@@ -6,47 +6,57 @@ use std::path::{Path, PathBuf};
 
 use jepsen_tests::history::{History, HistoryWriter};
 use jepsen_tests::plan::Plan;
+use jepsen_tests::report::{self, Facts};
 use serde::Serialize;
 use tempfile::TempDir;
 
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
 }
 
 impl Folder {
     /// Makes the folder, or takes one that is there.
-    pub(super) fn new(out: Option<PathBuf>, seed: u64) -> Result<Self, String> {
-        let path = out.unwrap_or_else(|| PathBuf::from(format!("jepsen-run-{seed}")));
-        let made = fs::create_dir_all(&path).and_then(|()| path.canonicalize());
+    pub(crate) fn new(path: &Path) -> Result<Self, String> {
+        let made = fs::create_dir_all(path).and_then(|()| path.canonicalize());
         let path =
             made.map_err(|error| format!("cannot write into the folder {}: {error}", path.display()))?;
         Ok(Self { path })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where the history lies.
-    pub(super) fn history(&self) -> PathBuf {
+    pub(crate) fn history(&self) -> PathBuf {
         self.path.join(HISTORY)
     }
 
     /// A folder in the folder, for the nodes' data; it goes with the value.
-    pub(super) fn data(&self) -> Result<TempDir, String> {
+    pub(crate) fn data(&self) -> Result<TempDir, String> {
         let made = tempfile::Builder::new().prefix("data-").tempdir_in(&self.path);
         made.map_err(|error| self.unwritable("data", &error))
     }
 
-    pub(super) fn write_plan(&self, plan: &Plan) -> Result<(), String> {
+    pub(crate) fn write_plan(&self, plan: &Plan) -> Result<(), String> {
         self.write("plan.json", plan)
     }
 
-    pub(super) fn write_summary(&self, summary: &impl Serialize) -> Result<(), String> {
-        self.write("summary.json", summary)
+    pub(crate) fn write_summary(&self, summary: &impl Serialize) -> Result<(), String> {
+        self.write(SUMMARY, summary)
     }
 
-    pub(super) fn write_history(&self, history: &History) -> Result<(), String> {
+    /// Writes the report, from the summary that was written before.
+    pub(crate) fn write_report(&self, history: &History) -> Result<(), String> {
+        let path = self.path.join(SUMMARY);
+        let text = fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let summary = serde_json::from_slice(&text)
+            .map_err(|error| format!("{} is no summary of a run: {error}", path.display()))?;
+        let html = report::html(&Facts::of_summary(&summary), history);
+        fs::write(self.path.join(REPORT), html).map_err(|error| self.unwritable(REPORT, &error))
+    }
+
+    pub(crate) fn write_history(&self, history: &History) -> Result<(), String> {
         let write = || -> io::Result<()> {
             let file = File::create(self.history())?;
             let mut writer = HistoryWriter::new(BufWriter::new(file));
@@ -72,5 +82,8 @@ impl Folder {
     }
 }
 
+/// The page for people.
+pub(crate) const REPORT: &str = "report.html";
+const SUMMARY: &str = "summary.json";
 /// The file that the checkers read.
 const HISTORY: &str = "history.jsonl";
