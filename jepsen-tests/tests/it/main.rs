@@ -4,7 +4,6 @@
 mod agreement;
 mod command;
 mod known_verdicts;
-mod nemeses;
 mod oracle;
 mod regressions;
 mod run;
