@@ -66,11 +66,11 @@ fn what_makes_no_sense_is_a_usage_error_that_says_what_does() {
     fs::write(&file, "").expect("a file");
     let file = file.to_str().expect("text");
     for (arguments, said) in [
-        (&["--faults", "fire"][..], "partition, one-way, loss"),
+        (&["--faults", "fire"][..], "partition, isolate, one-way"),
         (&["--faults", "kill", "--time", "30"], "as in 30s"),
         (&["--time", "1s"], "from 5 s to 24 h"),
         (&["--nodes", "0"], "0 is not in 1..=7"),
-        (&["--nodes", "1", "--faults", "kill,loss"], "`loss` needs two nodes"),
+        (&["--nodes", "1", "--faults", "kill,loss"], "`loss` needs 2 nodes"),
         (&["--cluster", "compose", "--faults", "corrupt"], "no fault `corrupt`"),
         (&["--out", file], "cannot write into the folder"),
     ] {
@@ -110,7 +110,8 @@ fn real_processes_keep_every_promise_and_the_files_tell_so() {
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
         .collect();
     names.sort();
-    let expected = ["history.jsonl", "node1.log", "node2.log", "node3.log", "plan.json", "summary.json"];
+    let expected =
+        ["history.jsonl", "node1.log", "node2.log", "node3.log", "plan.json", "report.html", "summary.json"];
     assert_eq!(names, expected, "the data of a run that passed is gone");
     assert!(processes_in(folder.path()).is_empty());
 }
