@@ -79,9 +79,10 @@ fn calls() -> Services {
             Working { counts: Arc::clone(&counts), done: false }.sleep(ctx, ms)
         })
         .method_sync("stopped", move |_: Ctx, (): ()| Ok::<_, Never>(stopped.stopped.load(Ordering::Relaxed)))
-        // Calls the caller back, over the connection that it opened.
+        // Calls the caller back, over the connection that it opened. Once: a caller that drains would be asked again until
+        // the deadline of its own call.
         .method("back", |ctx: Ctx, (a, b): (i64, i64)| async move {
-            ctx.caller.call::<_, i64, Never>("calc.add", &(a, b)).await.map_err(text)
+            ctx.caller.call::<_, i64, Never>("calc.add", &(a, b)).once().await.map_err(text)
         })
         // As `echo`, compressed where the caller reads that.
         .method_sync("echo.small", |_: Ctx, body: ByteBuf| Ok::<_, Never>(body))
