@@ -36,6 +36,8 @@ const CLIENTS: u64 = 1_000;
 const SNAPSHOT_ENTRIES: u64 = 300;
 /// Entries kept behind a snapshot: few, so that a node that was away needs the snapshot.
 const ENTRIES_KEPT: u64 = 50;
+/// What a cluster may have unsaved, in bytes: every round is saved, many saves lie between two snapshots, or none.
+const UNSAVED_SIZES: [usize; 3] = [0, 2_000, 256 * 1024];
 
 /// A simulated cluster.
 #[derive(Clone)]
@@ -44,6 +46,8 @@ pub struct SimCluster {
     nodes: Vec<u64>,
     disks: Arc<BTreeMap<u64, SimDisk>>,
     security: Security,
+    /// Bytes of state that the nodes keep in memory only.
+    unsaved_size_max: usize,
     state: Arc<Mutex<State>>,
 }
 
@@ -80,12 +84,13 @@ impl SimCluster {
         let encrypted = random.below(2) == 1;
         let security =
             if encrypted { Security::shared_key(SharedKey::new(key)) } else { Security::insecure() };
-        let cluster =
-            Self { world: world.clone(), nodes, disks: Arc::new(disks), security, state: Arc::default() };
+        let unsaved_size_max = UNSAVED_SIZES[random.below(UNSAVED_SIZES.len() as u64) as usize];
+        let (world, disks, state) = (world.clone(), Arc::new(disks), Arc::default());
+        let cluster = Self { world, nodes, disks, security, unsaved_size_max, state };
         for node in cluster.nodes.clone() {
             cluster.start_node(node);
         }
-        let clock = world.observer();
+        let clock = cluster.world.observer();
         clock.spawn("invariants", cluster.clone().watch(clock.clone()));
         cluster
     }
@@ -121,6 +126,7 @@ impl SimCluster {
         let socket = self.world.bind(node, address(node));
         let members = self.nodes.iter().map(|node| (*node, address(*node).to_string())).collect();
         let mut config = NodeConfig::new(node, members);
+        config.host.unsaved_size_max = self.unsaved_size_max;
         config.snapshots.entries = SNAPSHOT_ENTRIES;
         config.snapshots.entries_kept = ENTRIES_KEPT;
         *self.state().lives.entry(node).or_default() += 1;

@@ -154,14 +154,17 @@ fn one(simulation: &Simulation, args: &Args, replay: &str) -> Exit {
         println!("{}", simulated.plan);
         println!("{summary}");
         if let Ok(run) = &simulated.run {
+            let recovery = match run.recovery {
+                Some(time) => format!("every node served again after {} ms", time.as_millis()),
+                None => "not every node served again".to_owned(),
+            };
             println!(
-                "{} faults took effect, {} of {} operations answered, {} unknown ({} unresolved), served again after {:?}",
+                "{} faults took effect, {} of {} operations answered, {} unknown ({} unresolved), {recovery}",
                 run.faults.values().sum::<u64>(),
                 run.acknowledged,
                 run.history.operations.len(),
                 run.unknown.0,
                 run.unknown.1,
-                run.recovery
             );
         }
     }

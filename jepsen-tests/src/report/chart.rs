@@ -18,7 +18,7 @@ const RIGHT: f64 = 8.0;
 const LANE: f64 = 15.0;
 const LATENCY_HEIGHT: f64 = 230.0;
 const RATE_HEIGHT: f64 = 90.0;
-const GAP: f64 = 26.0;
+const GAP: f64 = 44.0;
 /// Points that are drawn; with more operations only some of those that were answered are, all of the others.
 const POINTS_MAX: usize = 4_000;
 
@@ -104,18 +104,16 @@ fn title(nemesis: &Nemesis) -> String {
     format!("{what}, {:.2} s to {end}", seconds(nemesis.call))
 }
 
-/// The name of a kind where its lane has room: behind its first band, or before it.
+/// The name of a kind where its lane has room: behind its last band, or before its first.
 fn label(drawing: &mut Drawing, axis: &Axis, history: &History, kind: &str, y: f64) {
-    let Some(first) = history.nemeses.iter().filter(|nemesis| nemesis.f == kind).min_by_key(|it| it.call)
-    else {
-        return;
-    };
-    let until = axis.x(first.ret.unwrap_or(axis.to));
+    let bands = || history.nemeses.iter().filter(|nemesis| nemesis.f == kind);
+    let Some(first) = bands().map(|nemesis| nemesis.call).min() else { return };
+    let last = bands().map(|nemesis| nemesis.ret.unwrap_or(axis.to)).max().unwrap_or(axis.to);
     let length = kind.len() as f64 * 7.0;
-    if until + length < axis.left + axis.width {
-        drawing.text("start", (until + 4.0, y), kind);
+    if axis.x(last) + length < axis.left + axis.width {
+        drawing.text("start", (axis.x(last) + 4.0, y), kind);
     } else {
-        drawing.text("end", (axis.x(first.call) - 4.0, y), kind);
+        drawing.text("end", (axis.x(first) - 4.0, y), kind);
     }
 }
 
