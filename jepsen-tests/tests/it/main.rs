@@ -4,6 +4,7 @@
 mod agreement;
 mod command;
 mod known_verdicts;
+mod nemeses;
 mod oracle;
 mod regressions;
 mod run;
