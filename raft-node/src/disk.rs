@@ -28,7 +28,8 @@ pub struct Disk {
 /// holds a *prefix* of that order which contains at least everything that was written before the last completed
 /// [`Store::sync`] was called. One insert or remove is atomic; nothing larger is.
 /// An error is sticky: the store is poisoned, every later call fails, the process must be restarted.
-/// Writes return without waiting for the disk. A key above [`KEY_SIZE_MAX`] or a value above [`PIECE_SIZE_MAX`] is refused
+/// Writes return without waiting for the disk, but for one that makes what is not synced larger than a real disk gathers
+/// (4 MiB): it syncs. A key above [`KEY_SIZE_MAX`] or a value above [`PIECE_SIZE_MAX`] is refused
 /// with `InvalidInput`, which is not sticky.
 pub trait Store: Send + Sync + 'static {
     /// Sets `key` of `tree`.

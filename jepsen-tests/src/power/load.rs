@@ -103,10 +103,12 @@ pub fn work(folder: &Path, seed: u64, life: u64) -> Result<(), String> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let tokio = tokio.map_err(|error| format!("no runtime: {error}"))?;
     let runtime = system::runtime(tokio.handle().clone());
-    let random = SeededRandom::new(seed);
+    let mut random = SeededRandom::new(seed);
+    // Full after a few syncs, some times in a life, never.
+    let journal_size = [64 << 10, 1 << 20, 16 << 20][random.below(3) as usize];
     tokio.block_on(runtime.enter(async {
         say(format_args!("opening"))?;
-        let disk = real::open(folder).map_err(|error| error.to_string())?;
+        let disk = real::open_with(folder, journal_size).map_err(|error| error.to_string())?;
         let storage = StorageProbe::open(runtime.clone(), disk, Arc::new(Table)).await;
         let mut storage = storage.map_err(|error| error.to_string())?;
         let sight = tell(&mut storage).await?;

@@ -6,8 +6,10 @@
 /// A bug that can be planted, by what it forgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plant {
-    /// A sync of the store is sled's flush alone.
+    /// Neither the journal nor the database is synced with the disk.
     Fdatasync,
+    /// A file of the journal is begun again before the database holds what is in it durably.
+    DatabaseSync,
     /// No directory is ever synced.
     DirectorySync,
     /// Files beside the store are not synced.
@@ -22,6 +24,7 @@ impl Plant {
     pub(super) fn is_there(self) -> bool {
         let name = match self {
             Self::Fdatasync => "no-fdatasync",
+            Self::DatabaseSync => "no-database-sync",
             Self::DirectorySync => "no-directory-sync",
             Self::FileSync => "no-file-sync",
             Self::Cleaning => "no-cleaning",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -76,15 +77,26 @@ fn the_simulated_store_does_what_the_model_does() {
     agree(&*disk.store, &mut Model::new(), &mut SeededRandom::new(2), 20_000);
 }
 
+/// With files of the journal that are full after every group, after some, and never.
 #[test]
 fn the_real_store_does_what_the_model_does_also_after_it_was_opened_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut model, mut random) = (Model::new(), SeededRandom::new(3));
-    for _ in 0..4 {
-        let disk = real::open(folder.path()).unwrap();
-        agree(&*disk.store, &mut model, &mut random, 3_000);
-        World::new(1).run(async move { disk.store.sync().await.unwrap() });
+    let mut random = SeededRandom::new(3);
+    for journal_size in [4_096, 100_000, 1 << 24] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = Model::new();
+        for _ in 0..4 {
+            let disk = real::open_with(folder.path(), journal_size).unwrap();
+            for _ in 0..30 {
+                agree(&*disk.store, &mut model, &mut random, 100);
+                sync(&disk.store);
+            }
+        }
     }
+}
+
+fn sync(store: &Arc<dyn Store>) {
+    let store = Arc::clone(store);
+    World::new(1).run(async move { store.sync().await.unwrap() });
 }
 
 /// Both file adapters, the same steps.
@@ -136,6 +148,7 @@ fn a_half_written_snapshot_of_sled_does_not_brick_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let disk = real::open(folder.path()).unwrap();
     disk.store.insert("log", b"key", b"value").unwrap();
+    sync(&disk.store);
     drop(disk);
     fs::write(folder.path().join("sled/snap.00000000DEADBEEF.generating"), b"torn").unwrap();
     let disk = real::open(folder.path()).unwrap();
@@ -152,23 +165,93 @@ fn a_database_that_sled_cannot_read_is_reported_as_damaged() {
     assert!(matches!(real::open(folder.path()), Err(OpenError::Damaged { .. })));
 }
 
-/// sled alone opens this without a word, and some rows less.
-#[test]
-fn a_lost_end_of_the_database_is_reported_as_damaged() {
+/// A folder with fifty rows, each of a sync of its own.
+fn fifty_syncs(journal_size: u64) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let disk = real::open(folder.path()).unwrap();
+    let disk = real::open_with(folder.path(), journal_size).unwrap();
     for number in 0..50u8 {
         disk.store.insert("log", &[number], &[number; 100]).unwrap();
-        let store = Arc::clone(&disk.store);
-        World::new(1).run(async move { store.sync().await.unwrap() });
+        sync(&disk.store);
     }
-    drop(disk);
-    let database = folder.path().join("sled/db");
-    let mut bytes = fs::read(&database).unwrap();
-    let needle = [40u8; 100];
-    let at = bytes.windows(100).rposition(|window| window == needle).unwrap();
+    folder
+}
+
+/// Flips a bit in the last place of `file` where row `number` of [`fifty_syncs`] stands.
+fn damage(file: &Path, number: u8) {
+    let mut bytes = fs::read(file).unwrap();
+    let at = bytes.windows(100).rposition(|window| window == [number; 100]).unwrap();
     bytes[at] ^= 1;
-    fs::write(&database, &bytes).unwrap();
+    fs::write(file, &bytes).unwrap();
+}
+
+#[track_caller]
+fn assert_damaged(folder: &Path) {
+    let error = real::open(folder).map(drop).unwrap_err();
+    assert!(matches!(&error, OpenError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_damaged_group_of_the_journal_is_reported_whether_another_one_follows_or_not() {
+    for number in [1, 20, 49] {
+        let folder = fifty_syncs(1 << 24);
+        damage(&folder.path().join("JOURNAL.0"), number);
+        assert_damaged(folder.path());
+    }
+}
+
+#[test]
+fn a_journal_that_is_gone_is_reported_as_damage() {
+    // In the second case the file was full twice: the first two times it is saved.
+    for journal_size in [1 << 24, 80_000] {
+        let folder = fifty_syncs(journal_size);
+        fs::remove_file(folder.path().join("JOURNAL.0")).unwrap();
+        assert_damaged(folder.path());
+    }
+}
+
+/// What a crash leaves of the newest group is no damage, whatever stood there before.
+#[test]
+fn a_torn_end_of_the_journal_is_no_damage() {
+    for journal_size in [1 << 24, 30_000] {
+        let folder = fifty_syncs(journal_size);
+        let journal = [0, 1].map(|file| folder.path().join(format!("JOURNAL.{file}")));
+        let contents = || journal.each_ref().map(|path| fs::read(path).unwrap());
+        let before = contents();
+        let mark = fs::read(folder.path().join("SYNCED")).unwrap();
+        let disk = real::open_with(folder.path(), journal_size).unwrap();
+        for number in 0..90u8 {
+            disk.store.insert("log", &[50, number], &[77; 100]).unwrap();
+        }
+        sync(&disk.store);
+        drop(disk);
+        let written = contents();
+        // The pages of the last group, each of them kept as it was before in turn.
+        let mut changed = Vec::new();
+        for file in 0..2 {
+            let pages = before[file].chunks(4_096).zip(written[file].chunks(4_096)).enumerate();
+            changed.extend(pages.filter(|(_, (old, new))| old != new).map(|(page, _)| (file, page * 4_096)));
+        }
+        assert!(changed.len() >= 2, "the group has several pages");
+        for (file, at) in changed {
+            let mut torn = written.clone();
+            torn[file][at..at + 4_096].copy_from_slice(&before[file][at..at + 4_096]);
+            for (path, content) in journal.iter().zip(&torn) {
+                fs::write(path, content).unwrap();
+            }
+            fs::write(folder.path().join("SYNCED"), &mark).unwrap();
+            let disk = real::open_with(folder.path(), journal_size).unwrap();
+            assert_eq!(disk.store.range("log", &[], None, usize::MAX).unwrap().len(), 50);
+        }
+    }
+}
+
+/// sled alone opens this without a word, and some rows less; the journal has no use for them any more.
+#[test]
+fn a_lost_end_of_the_database_is_reported_as_damaged() {
+    // Each group fills a file of the journal, so all but the last two are only in the database.
+    let folder = fifty_syncs(4_096);
+    let database = folder.path().join("sled/db");
+    damage(&database, 40);
     // A snapshot of sled's own would cover what was damaged.
     for entry in fs::read_dir(folder.path().join("sled")).unwrap() {
         let path = entry.unwrap().path();
@@ -176,8 +259,25 @@ fn a_lost_end_of_the_database_is_reported_as_damaged() {
             fs::remove_file(path).unwrap();
         }
     }
-    let error = real::open(folder.path()).map(drop).unwrap_err();
-    assert!(matches!(&error, OpenError::Damaged { .. }), "{error}");
+    assert_damaged(folder.path());
+}
+
+/// Loading much between two syncs takes no more memory than the groups that are written meanwhile.
+#[test]
+fn much_between_two_syncs_is_all_there() {
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let disk = real::open_with(folder.path(), 1 << 20).unwrap();
+        for number in 0..1_500u32 {
+            disk.store.insert("rows", &number.to_be_bytes(), &[number as u8; 16_000]).unwrap();
+        }
+        sync(&disk.store);
+        let rows = disk.store.range("rows", &[], None, usize::MAX).unwrap();
+        assert!(rows.iter().zip(0u32..).all(|((_, value), number)| value[..] == [number as u8; 16_000]));
+        assert_eq!(rows.len(), 1_500);
+        disk.store.drop_tree("rows").unwrap();
+        sync(&disk.store);
+    }
 }
 
 #[test]
@@ -193,8 +293,8 @@ fn items_at_their_limits_make_no_blobs() {
         *key.last_mut().unwrap() = 8;
         disk.store.insert("rows", &key, &[1; PIECE_SIZE_MAX]).unwrap();
     }
-    let store = disk.store;
-    World::new(1).run(async move { store.sync().await.unwrap() });
+    sync(&disk.store);
+    drop(disk);
     let blobs = folder.path().join("sled/blobs");
     assert_eq!(fs::read_dir(blobs).map_or(0, Iterator::count), 0);
 }
@@ -259,8 +359,7 @@ fn writes_until_it_is_killed() {
             store.insert(tree, &number.to_be_bytes(), &[number as u8; 3_000]).unwrap();
         }
         if number % 7 == 0 {
-            let store = Arc::clone(&store);
-            World::new(1).run(async move { store.sync().await.unwrap() });
+            sync(&store);
             println!("synced {}", number + 1);
         }
     }
