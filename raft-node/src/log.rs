@@ -223,7 +223,10 @@ impl Log {
         log.last = log.purged;
         let first = log.purged.map_or(0, |purged| purged.index + 1);
         // A crash can leave purged entries behind, and pieces whose entry was never finished.
-        while !record::remove_below(store, first, PURGE_STEP_COUNT)? {}
+        let mut from = Some(0);
+        while let Some(next) = from {
+            from = record::remove_below(store, next, first, PURGE_STEP_COUNT)?;
+        }
         for index in first.. {
             if store.get(HEAD_KEYS, &index.to_be_bytes())?.is_none() {
                 break;
@@ -270,6 +273,8 @@ impl Log {
 async fn write(disk: Disk, mut work: mpsc::Receiver<Work>) {
     // What lies below goes, in steps; `None` when it is gone.
     let mut keep_from = None;
+    // Nothing is left below this index.
+    let mut gone = 0;
     let mut group = Vec::new();
     loop {
         // With a purge to go on with, do not wait for other work.
@@ -303,9 +308,9 @@ async fn write(disk: Disk, mut work: mpsc::Receiver<Work>) {
             }
         }
         if let Some(first) = keep_from {
-            match record::remove_below(&*disk.store, first, step) {
-                Ok(true) => keep_from = None,
-                Ok(false) => {}
+            match record::remove_below(&*disk.store, gone, first, step) {
+                Ok(Some(next)) => gone = next,
+                Ok(None) => (gone, keep_from) = (gone.max(first), None),
                 Err(error) => {
                     // The store is poisoned now: the next append or vote reports it.
                     tracing::error!(%error, "purge failed");

@@ -291,8 +291,9 @@ impl Tree {
         }
         loop {
             let found = self.range(&from, Some(&[CLASS_PIECE + 1]), BATCH_ROWS)?;
-            if found.is_empty() {
-                return Ok(());
+            match found.last() {
+                Some((last, _)) => from = last.to_vec(),
+                None => return Ok(()),
             }
             for (key, _) in found {
                 self.remove(&key)?;

@@ -122,18 +122,27 @@ fn remove_record(store: &dyn Store, index: u64, record: &[u8]) -> io::Result<()>
     Ok(())
 }
 
-/// Removes up to `count` of the entries below `first`, lowest first; tells whether all are gone.
-pub(crate) fn remove_below(store: &dyn Store, first: u64, count: usize) -> io::Result<bool> {
-    let rows = store.range(HEAD_KEYS, &[], Some(&first.to_be_bytes()), count)?;
+/// Removes up to `count` of the entries from `from` on and below `first`, lowest first; where to go on, or nothing if all
+/// are gone. What was removed may still have to be stepped over, so nobody begins at 0 twice.
+pub(crate) fn remove_below(
+    store: &dyn Store,
+    from: u64,
+    first: u64,
+    count: usize,
+) -> io::Result<Option<u64>> {
+    let rows = store.range(HEAD_KEYS, &from.to_be_bytes(), Some(&first.to_be_bytes()), count)?;
+    let mut next = from;
     for (key, record) in &rows {
-        remove_record(store, index_of(key)?, record)?;
+        let index = index_of(key)?;
+        remove_record(store, index, record)?;
+        next = index + 1;
     }
     if rows.len() < count {
         // Those whose heads an earlier life had removed already.
         remove_pieces(store, &[], Some(&piece_key(first, 0)))?;
-        return Ok(true);
+        return Ok(None);
     }
-    Ok(false)
+    Ok(Some(next))
 }
 
 /// Entries behind a gap cannot come from a crash: something is lost.
@@ -240,10 +249,13 @@ fn read_pieces(store: &dyn Store, index: u64, head: &[u8]) -> io::Result<(u8, By
 }
 
 fn remove_pieces(store: &dyn Store, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
+    let mut from = Bytes::copy_from_slice(from);
     loop {
-        let rows = store.range(PIECES, from, to, STEP_COUNT)?;
-        if rows.is_empty() {
-            return Ok(());
+        let rows = store.range(PIECES, &from, to, STEP_COUNT)?;
+        // What was removed is where the next step begins, not what it steps over.
+        match rows.last() {
+            Some((last, _)) => from = last.clone(),
+            None => return Ok(()),
         }
         for (key, _) in rows {
             store.remove(PIECES, &key)?;
