@@ -35,6 +35,8 @@ struct Link {
     loss_percent: u32,
     rtt: Duration,
     queue: Duration,
+    /// Datagrams that wait longer are marked instead of dropped.
+    mark_above: Option<Duration>,
 }
 
 /// What was measured on one link.
@@ -69,7 +71,7 @@ fn main() {
             for &rtt_us in rtts {
                 for &loss_percent in losses {
                     let (rtt, queue) = (Duration::from_micros(rtt_us), Duration::from_millis(queue_ms));
-                    let figures = measure(&algorithm, Link { loss_percent, rtt, queue });
+                    let figures = measure(&algorithm, Link { loss_percent, rtt, queue, mark_above: None });
                     println!(
                         "| {queue_ms} ms | {} ms | {loss_percent} % | {:.1} | {:.1} | {} | {} |",
                         rtt_us as f64 / 1_000.0,
@@ -180,7 +182,7 @@ fn echoes_of(seed: u64, algorithm: &Algorithm, link: Link) -> f64 {
 /// How long 64 KiB take on a connection that made one small call, a second after `others` of 16 MiB began, each from a
 /// peer of its own, over one link to one receiver.
 fn incast(algorithm: &Algorithm, rtt: Duration, queue: Duration, others: u64, offset_ms: u64) -> Duration {
-    let world = world(SEED, Link { loss_percent: 0, rtt, queue });
+    let world = world(SEED, Link { loss_percent: 0, rtt, queue, mark_above: None });
     let clients: Vec<_> = (0..=others).map(|index| start(&world, 2, address(2 + index), algorithm)).collect();
     let server = start(&world, SERVER, address(SERVER), algorithm);
     let (clock, to) = (world.observer(), server.local_addr());
@@ -205,7 +207,7 @@ fn share(algorithm: &Algorithm, rtt: Duration, queue: Duration) -> [f64; 2] {
 }
 
 fn share_of(algorithm: &Algorithm, rtt: Duration, queue: Duration, offset_ms: u64) -> [f64; 2] {
-    let world = world(SEED, Link { loss_percent: 0, rtt, queue });
+    let world = world(SEED, Link { loss_percent: 0, rtt, queue, mark_above: None });
     let clients = [2, 3].map(|port| start(&world, 2, address(port), algorithm));
     let server = start(&world, SERVER, address(SERVER), algorithm);
     let (clock, to) = (world.observer(), server.local_addr());
@@ -243,7 +245,8 @@ fn world(seed: u64, link: Link) -> World {
         delay_max_us: delay_us,
         ..LinkPolicy::default()
     });
-    let capacity = Capacity { rate_bytes_per_s: RATE, queue_max: link.queue, mtu: MTU };
+    let capacity =
+        Capacity { rate_bytes_per_s: RATE, queue_max: link.queue, mark_above: link.mark_above, mtu: MTU };
     world.set_capacity(2, SERVER, capacity);
     world.set_capacity(SERVER, 2, capacity);
     world.start(SERVER);

@@ -27,6 +27,7 @@ mod caller;
 mod config;
 pub mod congestion;
 mod counters;
+mod ecn;
 mod event;
 mod holdup;
 mod incoming;
@@ -50,9 +51,9 @@ use bytes::Bytes;
 
 pub use self::config::Config;
 pub use self::counters::Counters;
-pub use self::event::{CallId, ConnId, ConnectionInfo, Event, LostReason, Request, SendError};
+pub use self::event::{CallId, ConnId, ConnectionInfo, Datagram, Event, LostReason, Request, SendError};
 pub(crate) use self::table::CallTable;
-pub use crate::wire::{Form, Lane};
+pub use crate::wire::{Ecn, Form, Lane};
 
 use self::acks::Received;
 use self::budget::Budget;
@@ -133,9 +134,6 @@ pub(crate) struct Conn {
     cancels_due: VecDeque<u64>,
     accepted_due: VecDeque<u64>,
     grants_due: VecDeque<(u64, u64)>,
-    /// Bytes that went each way before the peer's address was validated.
-    received_unvalidated: usize,
-    sent_unvalidated: usize,
     /// Room for what an acknowledgement says.
     acked: Vec<SentFrame>,
     lost: Vec<SentFrame>,
@@ -154,6 +152,8 @@ enum Phase {
         sent: u32,
     },
     /// REPLY was sent; the third message, or else the first valid data packet, shows that the peer's address is real.
+    /// Until then one REPLY answers each INIT: as many bytes go to the address as came (RFC 9000 section 8.1 allows three
+    /// times as many).
     Accepting { accepted: Box<Accepted>, due: bool, deadline: Instant },
     /// Data flows.
     Open,
@@ -200,8 +200,6 @@ pub(crate) struct Accepted {
     pub(crate) params: Option<Params>,
     pub(crate) identity: Identity,
     pub(crate) keys: Keys,
-    /// The address was shown to be real by a cookie.
-    pub(crate) validated: bool,
 }
 
 /// The third message on its way.
@@ -251,13 +249,12 @@ impl Conn {
         remote_id: u64,
         mut accepted: Accepted,
     ) -> Self {
-        let received = if accepted.validated { usize::MAX / 3 } else { SETUP_DATAGRAM_SIZE };
         let (peer, identity) = (accepted.params.take(), accepted.identity);
         let keys = std::mem::replace(&mut accepted.keys, Keys::None);
         let deadline = cx.now + cx.config.setup_timeout;
         let phase = Phase::Accepting { accepted: Box::new(accepted), due: true, deadline };
         let conn = Self::new(cx, id, remote, remote_id, phase);
-        Self { received_unvalidated: received, peer, identity, keys, ..conn }
+        Self { peer, identity, keys, ..conn }
     }
 
     fn new(cx: &Cx<'_>, id: ConnId, remote: SocketAddr, remote_id: u64, phase: Phase) -> Self {
@@ -301,8 +298,6 @@ impl Conn {
             cancels_due: VecDeque::new(),
             accepted_due: VecDeque::new(),
             grants_due: VecDeque::new(),
-            received_unvalidated: 0,
-            sent_unvalidated: 0,
             acked: Vec::new(),
             lost: Vec::new(),
         }
@@ -580,6 +575,10 @@ impl Conn {
         self.heard = cx.now;
         let Some(peer) = &self.peer else { return };
         self.recovery.peer_ack_delay = peer.ack_delay_max;
+        self.received.ecn.wanted = peer.ecn && cx.config.ecn;
+        if self.received.ecn.wanted {
+            self.recovery.ecn.start();
+        }
         let own = cx.config.datagram_size_max.clamp(SETUP_DATAGRAM_SIZE, DATAGRAM_SIZE_CAP);
         self.mtu = Mtu::new(own.min(usize::from(peer.datagram_size_max)));
         cx.counters.connections_established += 1;

@@ -7,9 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-
-use crate::endpoint::Transmit;
+use crate::endpoint::{Datagram, Transmit};
 
 pub mod fault;
 pub mod key_file;
@@ -22,18 +20,14 @@ pub trait DatagramSocket: Send + Sync + 'static {
     fn local_addr(&self) -> SocketAddr;
 
     /// Appends a batch of received datagrams to `datagrams`; at least one when ready.
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        datagrams: &mut Vec<(SocketAddr, Bytes)>,
-    ) -> Poll<io::Result<()>>;
+    fn poll_recv(&self, cx: &mut Context<'_>, datagrams: &mut Vec<Datagram>) -> Poll<io::Result<()>>;
 
     /// As [`DatagramSocket::poll_recv`], but asks the socket itself, at once, and lets nobody be woken: for a driver that
     /// would rather ask again than sleep. `None` when nothing is there; without an implementation that is always so.
     ///
     /// # Errors
     /// As of `poll_recv`.
-    fn try_recv(&self, _datagrams: &mut Vec<(SocketAddr, Bytes)>) -> io::Result<Option<()>> {
+    fn try_recv(&self, _datagrams: &mut Vec<Datagram>) -> io::Result<Option<()>> {
         Ok(None)
     }
 
@@ -42,7 +36,8 @@ pub trait DatagramSocket: Send + Sync + 'static {
         false
     }
 
-    /// Sends the datagrams in `contents`: all of `transmit.segment_size` bytes, the last one may be shorter.
+    /// Sends the datagrams in `contents`: all of `transmit.segment_size` bytes, the last one may be shorter, with the bits
+    /// `transmit.ecn` in their IP headers, if the socket can.
     /// What the socket cannot take (a full buffer, an unreachable network) is lost, as on any network.
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit, contents: &[u8]) -> Poll<()>;
 

@@ -22,7 +22,8 @@ use bytes::Bytes;
 
 use crate::conn::budget::Budget;
 pub use crate::conn::{
-    CallId, Config, ConnId, ConnectionInfo, Counters, Event, Form, Lane, LostReason, Request, SendError,
+    CallId, Config, ConnId, ConnectionInfo, Counters, Datagram, Ecn, Event, Form, Lane, LostReason, Request,
+    SendError,
 };
 use crate::conn::{Conn, Cx};
 use crate::runtime::Instant;
@@ -39,6 +40,8 @@ pub struct Transmit {
     pub size: usize,
     /// When the buffer holds several datagrams: the size of each but the last, which may be shorter.
     pub segment_size: Option<usize>,
+    /// How all of them are to be marked.
+    pub ecn: Ecn,
 }
 
 /// All connections of one socket.
@@ -187,16 +190,17 @@ impl Endpoint {
     }
 
     /// Takes in one received datagram.
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: Bytes) {
+    pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
+        let (from, size) = (datagram.from, datagram.contents.len() as u64);
         self.counters.datagrams_received += 1;
-        self.counters.bytes_received += datagram.len() as u64;
-        match Header::read(&datagram) {
+        self.counters.bytes_received += size;
+        match Header::read(&datagram.contents) {
             Ok(Header::Short { dcid, pn_low }) => match self.conns.get_mut(&dcid) {
-                None => setup::on_unknown(self, now, from, dcid, pn_low, &datagram),
+                None => setup::on_unknown(self, now, from, dcid, pn_low, &datagram.contents),
                 Some(slot) => {
-                    slot.conn.bytes_received += datagram.len() as u64;
+                    slot.conn.bytes_received += size;
                     let before = slot.conn.remote;
-                    slot.conn.on_packet(&mut cx!(self, now), from, pn_low, datagram);
+                    slot.conn.on_packet(&mut cx!(self, now), pn_low, datagram);
                     let (remote, remote_id) = (slot.conn.remote, slot.conn.remote_id);
                     if remote != before {
                         self.by_remote.remove(&(before, remote_id));
@@ -206,7 +210,8 @@ impl Endpoint {
                 }
             },
             Ok(Header::Long { kind, version, dcid, scid }) => {
-                setup::on_datagram(self, now, from, setup::Long { kind, version, dcid, scid }, &datagram);
+                let long = setup::Long { kind, version, dcid, scid };
+                setup::on_datagram(self, now, from, long, &datagram.contents);
             }
             Err(HeaderError::Truncated) => self.counters.dropped_truncated += 1,
             Err(HeaderError::Form) => self.counters.dropped_bad_header += 1,
@@ -227,13 +232,15 @@ impl Endpoint {
             buf.extend_from_slice(&datagram);
             self.counters.datagrams_sent += 1;
             self.counters.bytes_sent += buf.len() as u64;
-            return Some(Transmit { destination, size: buf.len(), segment_size: None });
+            let size = buf.len();
+            return Some(Transmit { destination, size, segment_size: None, ecn: Ecn::NotEct });
         }
         while let Some(id) = self.ready.pop_front() {
             let Some(slot) = self.conns.get_mut(&id) else { continue };
             slot.ready = false;
             let mut cx = cx!(self, now);
-            let (mut count, mut first_size, mut destination) = (0, 0, slot.conn.remote);
+            let (mut count, mut first_size) = (0, 0);
+            let (mut destination, mut ecn) = (slot.conn.remote, Ecn::NotEct);
             while count < segments_max.max(1) {
                 // One more of the size of the first has to fit behind this one.
                 let room = buf.len() + 2 * first_size.max(SETUP_DATAGRAM_SIZE) <= TRANSMIT_SIZE_MAX;
@@ -241,7 +248,8 @@ impl Endpoint {
                 let Some(packed) = slot.conn.pack(&mut cx, fill, buf) else { break };
                 count += 1;
                 if count == 1 {
-                    (first_size, destination) = (buf.len(), packed.destination);
+                    first_size = buf.len();
+                    (destination, ecn) = (packed.destination, packed.ecn);
                 }
                 if !room {
                     break;
@@ -261,7 +269,7 @@ impl Endpoint {
             self.counters.datagrams_sent += count as u64;
             self.counters.bytes_sent += buf.len() as u64;
             let segment_size = (count > 1).then_some(first_size);
-            return Some(Transmit { destination, size: buf.len(), segment_size });
+            return Some(Transmit { destination, size: buf.len(), segment_size, ecn });
         }
         None
     }

@@ -5,6 +5,7 @@
 pub mod close;
 pub mod status;
 
+mod ecn;
 pub(crate) mod frame;
 pub(crate) mod packet;
 pub(crate) mod seal;
@@ -12,6 +13,9 @@ pub(crate) mod setup;
 pub(crate) mod varint;
 #[cfg(test)]
 pub(crate) mod vectors;
+
+pub use self::ecn::Ecn;
+pub(crate) use self::ecn::Marks;
 
 /// Size of a setup datagram, in bytes of UDP payload. Every path must carry it, and it bounds what a setup packet with
 /// a forged source address can be amplified to.

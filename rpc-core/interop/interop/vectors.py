@@ -27,6 +27,7 @@ FRAMES = [
     Drain(6, 0),
     Ping(),
 ]
+ACK_ECN = Ack([(7, 9), (4, 4)], 1000, (1, 0, 300))
 META = Meta(
     trace=bytes(range(0x31, 0x41)),
     span=0x41424344,
@@ -84,6 +85,7 @@ def vectors():
     yield "request", plain.seal(B, 0, joined(REQUEST))
     yield "response", plain.seal(A, 0, joined(RESPONSE))
     yield "frames", joined(FRAMES)
+    yield "frames-ecn", joined([ACK_ECN])
     yield "request-meta", write_frame(Req(4, ADD, 0x41, 5_000_000, 1234, META.write() + cbor2.dumps([2, 3])))
     yield "response-compressed", write_frame(Resp(4, 0, 0x81, FOLDED))
     yield "request-both", write_frame(Req(6, ADD, 0xC1, 5_000_000, 1234, META.write() + FOLDED))
@@ -120,7 +122,7 @@ def vectors():
 
 def readers(page):
     """What is written is also read, the page's own bytes included."""
-    assert read_frames(joined(FRAMES)) == FRAMES
+    assert read_frames(joined(FRAMES)) == FRAMES and read_frames(joined([ACK_ECN])) == [ACK_ECN]
     for flags, message in ((0xC1, META.write() + FOLDED), (0x41, META.write() + ZEROS)):
         assert envelope.unpack(flags, message, 4096) == (META, ZEROS)
     assert wire.untagged(page["init"]) and not wire.untagged(page["init"][:-1] + b"\1")

@@ -144,8 +144,8 @@ Close = frame(16, "Close", "code v | reason len")
 PathChallenge = frame(17, "PathChallenge", "data u64")
 PathResponse = frame(18, "PathResponse", "data u64")
 
-# `ranges`: (lowest, highest) of received numbers, descending.
-Ack = namedtuple("Ack", "ranges delay_us")
+# `ranges`: (lowest, highest) of received numbers, descending. `marks`: the counts of ACK_ECN.
+Ack = namedtuple("Ack", "ranges delay_us marks", defaults=(None,))
 # `head`: with offset 0, (method, left_us, sent_us) of a request or (status,) of a response.
 Part = namedtuple("Part", "call flags offset total head data")
 
@@ -156,11 +156,11 @@ NORMAL_LANE = 1
 def write_frame(it):
     if isinstance(it, Ack):
         (low, largest), *others = it.ranges
-        out = [b"\x02", v(largest), v(it.delay_us), v(len(others)), v(largest - low)]
+        out = [b"\x03" if it.marks else b"\x02", v(largest), v(it.delay_us), v(len(others)), v(largest - low)]
         for start, end in others:
             out += v(low - end - 2), v(end - start)
             low = start
-        return b"".join(out)
+        return b"".join(out + [v(count) for count in it.marks or ()])
     if isinstance(it, Part):
         head = b"".join(map(v, it.head)) if it.head else b""
         return b"".join((b"\x06", v(it.call), u(it.flags, 1), v(it.offset), v(it.total), head, v(len(it.data)), it.data))
@@ -177,8 +177,8 @@ def read_frames(data):
         raise Malformed("a packet without frames")
     while reader.more():
         number = reader.v()
-        if number == 2:
-            frames.append(_read_ack(reader))
+        if number in (2, 3):
+            frames.append(_read_ack(reader, number == 3))
         elif number == 6:
             frames.append(_read_part(reader))
         elif number in FRAMES:
@@ -203,7 +203,7 @@ def _read_fields(reader, kind):
     return it
 
 
-def _read_ack(reader):
+def _read_ack(reader, ecn):
     largest, delay_us, count, first = (reader.v() for _ in range(4))
     ranges = [(largest - first, largest)]
     for _ in range(count):
@@ -211,7 +211,7 @@ def _read_ack(reader):
         ranges.append((end - reader.v(), end))
     if ranges[-1][0] < 0:
         raise Malformed("an acknowledgement below 0")
-    return Ack(ranges, delay_us)
+    return Ack(ranges, delay_us, tuple(reader.v() for _ in range(3)) if ecn else None)
 
 
 def _read_part(reader):

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::ecn::Seen;
 use super::ranges::RangeSet;
+use super::sent::SentFrame;
 use crate::runtime::Instant;
-use crate::wire::frame;
+use crate::wire::{Ecn, frame};
 
 /// Packet numbers received, and the acknowledgement that is owed for them.
 #[derive(Debug, Default)]
@@ -22,6 +24,8 @@ pub(super) struct Received {
     deadline: Option<Instant>,
     /// Acknowledgements sent since the peer last acknowledged one.
     unconfirmed: u32,
+    /// How they came.
+    pub(super) ecn: Seen,
 }
 
 impl Received {
@@ -34,7 +38,15 @@ impl Received {
     }
 
     /// A packet that is no duplicate arrived.
-    pub(super) fn on_packet(&mut self, now: Instant, pn: u64, ack_eliciting: bool, delay_max: Duration) {
+    pub(super) fn on_packet(
+        &mut self,
+        now: Instant,
+        pn: u64,
+        ecn: Ecn,
+        ack_eliciting: bool,
+        delay_max: Duration,
+    ) {
+        self.ecn.on_packet(ecn);
         let expected = self.largest.map_or(0, |largest| largest + 1);
         self.packets.insert(pn, pn + 1);
         while self.packets.count() > RANGES_MAX {
@@ -46,7 +58,8 @@ impl Received {
         }
         if ack_eliciting {
             self.owed += 1;
-            if pn != expected || self.owed >= OWED_MAX {
+            // Congestion is told at once (RFC 9000 section 13.2.1).
+            if pn != expected || self.owed >= OWED_MAX || ecn == Ecn::Ce {
                 self.at_once = true;
             } else if self.deadline.is_none() {
                 self.deadline = Some(now + delay_max);
@@ -79,12 +92,12 @@ impl Received {
         self.unconfirmed >= UNCONFIRMED_MAX
     }
 
-    /// Appends the ACK frame; returns the largest number in it.
-    pub(super) fn put(&self, now: Instant, buf: &mut Vec<u8>) -> u64 {
+    /// Appends the ACK frame; what of it is to be confirmed.
+    pub(super) fn put(&self, now: Instant, buf: &mut Vec<u8>) -> SentFrame {
         let delay = now - self.largest_time;
         let ranges = self.packets.descending().take(RANGES_SENT_MAX).map(|(start, end)| (start, end - 1));
-        frame::put_ack(buf, u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), ranges);
-        self.largest.unwrap_or(0)
+        frame::put_ack(buf, u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), ranges, self.ecn.owed());
+        SentFrame::Ack { largest: self.largest.unwrap_or(0), news: self.ecn.news() }
     }
 
     /// What was [`Received::put`] went out.
@@ -95,9 +108,11 @@ impl Received {
         self.unconfirmed = self.unconfirmed.saturating_add(1);
     }
 
-    /// The peer has seen an acknowledgement up to `largest`: what is older need not be repeated (RFC 9000 13.2.4).
-    pub(super) fn on_confirmed(&mut self, largest: u64) {
+    /// The peer has seen an acknowledgement up to `largest`: what is older need not be repeated (RFC 9000 13.2.4). It
+    /// also said `news` about marks.
+    pub(super) fn on_confirmed(&mut self, largest: u64, news: u64) {
         self.unconfirmed = 0;
+        self.ecn.on_confirmed(news);
         while self.packets.count() > 1 {
             match self.packets.first() {
                 Some((_, end)) if end <= largest => {
@@ -128,21 +143,21 @@ mod tests {
     #[test]
     fn second_packet_and_reordering_are_acknowledged_at_once() {
         let (mut received, now) = (Received::default(), Instant::from_nanos(5));
-        received.on_packet(now, 0, true, DELAY);
+        received.on_packet(now, 0, Ecn::NotEct, true, DELAY);
         assert!(!received.is_due());
         received.on_timeout(now + DELAY);
         assert!(received.is_due());
         received.on_sent();
-        received.on_packet(now, 1, true, DELAY);
+        received.on_packet(now, 1, Ecn::NotEct, true, DELAY);
         assert!(!received.is_due());
-        received.on_packet(now, 2, true, DELAY);
+        received.on_packet(now, 2, Ecn::NotEct, true, DELAY);
         assert!(received.is_due());
         received.on_sent();
         assert!(!received.is_owed());
-        received.on_packet(now, 4, true, DELAY);
+        received.on_packet(now, 4, Ecn::NotEct, true, DELAY);
         assert!(received.is_due());
         received.on_sent();
-        received.on_packet(now, 5, false, DELAY);
+        received.on_packet(now, 5, Ecn::NotEct, false, DELAY);
         assert!(!received.is_owed());
     }
 
@@ -151,11 +166,11 @@ mod tests {
         let mut received = Received::default();
         for pn in (0..10_000).step_by(2) {
             assert!(!received.is_duplicate(pn));
-            received.on_packet(Instant::default(), pn, true, DELAY);
+            received.on_packet(Instant::default(), pn, Ecn::NotEct, true, DELAY);
         }
         assert_eq!(received.packets.count(), RANGES_MAX);
         assert!(received.is_duplicate(1) && received.is_duplicate(9_998) && !received.is_duplicate(9_997));
-        received.on_confirmed(9_998);
+        received.on_confirmed(9_998, 0);
         assert_eq!(received.packets.count(), 1);
         assert!(received.is_duplicate(9_995) && !received.is_duplicate(9_999));
     }
@@ -163,13 +178,13 @@ mod tests {
     #[test]
     fn an_acknowledgement_waits_from_the_first_packet_on_and_says_how_long_it_waited() {
         let (mut received, now) = (Received::default(), Instant::from_nanos(1_000_000));
-        received.on_packet(now, 0, true, DELAY);
-        received.on_packet(now + DELAY / 2, 1, false, DELAY);
+        received.on_packet(now, 0, Ecn::NotEct, true, DELAY);
+        received.on_packet(now + DELAY / 2, 1, Ecn::NotEct, false, DELAY);
         assert_eq!(received.deadline(), Some(now + DELAY));
         received.on_timeout(now + DELAY - Duration::from_nanos(1));
         assert!(!received.is_due());
         let mut buf = Vec::new();
-        assert_eq!(received.put(now + DELAY, &mut buf), 1);
+        assert_eq!(received.put(now + DELAY, &mut buf), SentFrame::Ack { largest: 1, news: 0 });
         let buf = buf.into();
         let mut reader = crate::wire::varint::Reader::new(&buf);
         let Ok(frame::Frame::Ack(ack)) = frame::Frame::read(&mut reader) else {
@@ -179,9 +194,9 @@ mod tests {
         assert_eq!(ack.ranges().collect::<Vec<_>>(), [(0, 1)]);
         received.on_sent();
         assert_eq!((received.deadline(), received.is_owed(), received.is_due()), (None, false, false));
-        received.on_packet(now, 1 << 20, true, DELAY);
+        received.on_packet(now, 1 << 20, Ecn::NotEct, true, DELAY);
         assert!(received.is_due() && received.deadline().is_none());
-        received.on_packet(now, 2, true, DELAY);
+        received.on_packet(now, 2, Ecn::NotEct, true, DELAY);
         assert_eq!(received.largest(), Some(1 << 20), "what came late is not the largest");
     }
 
@@ -194,7 +209,7 @@ mod tests {
                 received.on_sent();
             }
             assert!(received.wants_confirmation());
-            received.on_confirmed(0);
+            received.on_confirmed(0, 0);
         }
     }
 }

@@ -73,6 +73,9 @@ pub struct Config {
     pub congestion: Algorithm,
     /// Whether this side reads compressed bodies, which it tells the peer. Default true.
     pub compression: bool,
+    /// Whether packets are marked so that routers can tell of congestion instead of dropping (RFC 3168), and marks of the
+    /// peer's packets are told to it. Both sides must want it. Default true.
+    pub ecn: bool,
 }
 
 impl Default for Config {
@@ -98,6 +101,7 @@ impl Default for Config {
             setup_timeout: Duration::from_secs(5),
             congestion: Algorithm::default(),
             compression: true,
+            ecn: true,
         }
     }
 }

@@ -34,6 +34,13 @@ pub trait Controller: Send + fmt::Debug {
     /// Packets were lost.
     fn on_loss(&mut self, lost: &Lost);
 
+    /// Packets arrived with the mark of a queue that grows (CE, RFC 3168). Called after [`Controller::on_ack`]. A mark asks
+    /// for an answer as a loss does, though nothing was lost; unless told otherwise it is taken for one.
+    fn on_marked(&mut self, marked: &Marked) {
+        let Marked { now, bytes, newest_sent, in_flight, .. } = *marked;
+        self.on_loss(&Lost { now, bytes, newest_sent, in_flight });
+    }
+
     /// The probe timeout expired. That alone says nothing about congestion (RFC 9002 section 7.5).
     fn on_pto(&mut self) {}
 
@@ -93,6 +100,21 @@ pub struct Lost {
     /// When the latest of them was sent.
     pub newest_sent: Instant,
     /// Bytes on the way, without them.
+    pub in_flight: u64,
+}
+
+/// Packets that arrived marked.
+#[derive(Clone, Copy, Debug)]
+pub struct Marked {
+    /// When the peer said so.
+    pub now: Instant,
+    /// How many marks are new.
+    pub packets: u64,
+    /// About their bytes: which packets were marked is not told.
+    pub bytes: u64,
+    /// When the latest of the packets was sent that were acknowledged with it.
+    pub newest_sent: Instant,
+    /// Bytes still on the way.
     pub in_flight: u64,
 }
 

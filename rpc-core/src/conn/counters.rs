@@ -30,6 +30,10 @@ pub struct Counters {
     pub paths_validated: u64,
     /// Addresses from which a valid packet came, but no answer.
     pub paths_failed: u64,
+    /// Packets that came marked: a queue on their way grew (CE, RFC 3168).
+    pub marks_received: u64,
+    /// Paths that erase marks or make them up, or drop what is marked.
+    pub ecn_failed: u64,
     /// Setup packets sent again.
     pub setups_retransmitted: u64,
     /// Requests of our own that were started.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::runtime::Instant;
 use crate::security::Identity;
-use crate::wire::{Form, Lane};
+use crate::wire::{Ecn, Form, Lane};
 
 /// Names one connection of one endpoint, for as long as that endpoint lives. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +17,24 @@ pub struct ConnId(pub u64);
 /// Names one call on one connection: even for calls of the side that opened the connection, odd for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
+
+/// A datagram that arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// How it was marked when it arrived.
+    pub ecn: Ecn,
+    /// The UDP payload.
+    pub contents: Bytes,
+}
+
+impl Datagram {
+    /// One without a mark.
+    pub const fn new(from: SocketAddr, contents: Bytes) -> Self {
+        Self { from, ecn: Ecn::NotEct, contents }
+    }
+}
 
 /// A call to be made.
 #[derive(Clone, Debug)]

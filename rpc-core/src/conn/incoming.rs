@@ -9,7 +9,8 @@ use super::callee::{Admission, Answer, Receiving, Serving};
 use super::caller::Arriving;
 use super::path::NewPath;
 use super::{
-    CLOSING_MAX, COOKIES_MAX, CallId, Conn, Cx, Event, Head, Key, LostReason, Phase, SentFrame, Third,
+    CLOSING_MAX, COOKIES_MAX, CallId, Conn, Cx, Datagram, Event, Head, Key, LostReason, Phase, SentFrame,
+    Third,
 };
 use crate::plant;
 use crate::runtime::Instant;
@@ -18,7 +19,7 @@ use crate::wire::packet::{self, SHORT_HEADER_SIZE};
 use crate::wire::seal::Keys;
 use crate::wire::setup::{Message, Params};
 use crate::wire::varint::Reader;
-use crate::wire::{Form, Lane, Malformed, SETUP_DATAGRAM_SIZE, VERSION, close, status};
+use crate::wire::{Ecn, Form, Lane, Malformed, Marks, VERSION, close, status};
 
 impl Conn {
     /// An INIT for this connection came again; false if it is not the one that was accepted.
@@ -29,7 +30,6 @@ impl Conn {
         }
         // The REPLY may be lost.
         *due = true;
-        self.received_unvalidated = self.received_unvalidated.saturating_add(SETUP_DATAGRAM_SIZE);
         true
     }
 
@@ -146,7 +146,8 @@ impl Conn {
     }
 
     /// A data packet came.
-    pub(crate) fn on_packet(&mut self, cx: &mut Cx<'_>, from: SocketAddr, pn_low: u32, datagram: Bytes) {
+    pub(crate) fn on_packet(&mut self, cx: &mut Cx<'_>, pn_low: u32, datagram: Datagram) {
+        let Datagram { from, ecn, contents: datagram } = datagram;
         if from != self.remote && !self.is_established() {
             cx.counters.dropped_unexpected_address += 1;
             return;
@@ -189,7 +190,8 @@ impl Conn {
         let newest = self.received.largest().is_none_or(|largest| pn > largest);
         match self.on_frames(cx, from, &payload) {
             Ok(ack_eliciting) => {
-                self.received.on_packet(cx.now, pn, ack_eliciting, cx.config.ack_delay_max);
+                cx.counters.marks_received += u64::from(ecn == Ecn::Ce);
+                self.received.on_packet(cx.now, pn, ecn, ack_eliciting, cx.config.ack_delay_max);
                 self.on_address(cx, from, newest, size);
             }
             Err(Malformed(what)) => {
@@ -249,7 +251,8 @@ impl Conn {
             ack_eliciting |= frame.is_ack_eliciting();
             match frame {
                 Frame::Padding | Frame::Ping | Frame::Extension => {}
-                Frame::Ack(ack) => self.on_ack(cx, &ack)?,
+                Frame::Ack(ack) => self.on_ack(cx, &ack, None)?,
+                Frame::AckEcn { ack, marks } => self.on_ack(cx, &ack, Some(marks))?,
                 Frame::Request { call, head, body } => self.on_request(cx, call, &head, body)?,
                 Frame::Response { call, status, form, body } => {
                     self.on_response(cx, call, status, form, body)?;
@@ -296,12 +299,14 @@ impl Conn {
         Ok(ack_eliciting)
     }
 
-    fn on_ack(&mut self, cx: &mut Cx<'_>, ack: &Ack) -> Result<(), Malformed> {
+    fn on_ack(&mut self, cx: &mut Cx<'_>, ack: &Ack, marks: Option<Marks>) -> Result<(), Malformed> {
         let (mut acked, mut lost) = (std::mem::take(&mut self.acked), std::mem::take(&mut self.lost));
-        let result = self.recovery.on_ack(cx.now, ack, &mut self.mtu, &mut acked, &mut lost);
+        let failed = self.recovery.ecn.has_failed();
+        let result = self.recovery.on_ack(cx.now, ack, marks, &mut self.mtu, &mut acked, &mut lost);
+        cx.counters.ecn_failed += u64::from(self.recovery.ecn.has_failed() && !failed);
         for frame in acked.drain(..) {
             match frame {
-                SentFrame::Ack { largest } => self.received.on_confirmed(largest),
+                SentFrame::Ack { largest, news } => self.received.on_confirmed(largest, news),
                 SentFrame::Cancel { call } => self.outbox.on_cancel_acked(call),
                 SentFrame::MtuProbe { size } => self.mtu.on_acked(cx.now, size as usize),
                 _ => {

@@ -4,6 +4,7 @@ use super::{CLOSE_REPEATS_MAX, Conn, Cx, Key, Phase, SentFrame};
 use std::net::SocketAddr;
 
 use crate::runtime::Instant;
+use crate::wire::Ecn;
 use crate::wire::frame::{self, NUMBERS_SIZE_MAX};
 use crate::wire::packet::{ACK_ELICITING_SIZE_MIN, Header, SHORT_HEADER_SIZE};
 use crate::wire::seal::{Rotation, TAG_SIZE};
@@ -16,6 +17,14 @@ pub(crate) struct Packed {
     pub(crate) more: bool,
     /// Where to.
     pub(crate) destination: SocketAddr,
+    pub(crate) ecn: Ecn,
+}
+
+impl Packed {
+    /// A datagram that is not marked.
+    const fn plain(destination: SocketAddr) -> Self {
+        Self { more: false, destination, ecn: Ecn::NotEct }
+    }
 }
 
 impl Conn {
@@ -29,18 +38,14 @@ impl Conn {
                 }
                 *sent += 1;
                 buf.extend_from_slice(&attempt.setup);
-                Some(Packed { more: false, destination: self.remote })
+                Some(Packed::plain(self.remote))
             }
             Phase::Accepting { accepted, due, .. } => {
-                // At most three times what came from an address that may be forged (RFC 9000 section 8.1).
-                let sent = self.sent_unvalidated + accepted.setup.len();
-                if !*due || sent > 3 * self.received_unvalidated {
+                if !std::mem::take(due) {
                     return None;
                 }
-                *due = false;
-                self.sent_unvalidated = sent;
                 buf.extend_from_slice(&accepted.setup);
-                Some(Packed { more: false, destination: self.remote })
+                Some(Packed::plain(self.remote))
             }
             Phase::Open => {
                 self.rotate(cx);
@@ -58,21 +63,20 @@ impl Conn {
                 Header::Short { dcid, pn_low: self.recovery.pn_next() as u32 }.put(buf);
                 frame::put_close(buf, *code, reason.as_bytes());
                 self.finish(start, buf);
-                self.recovery.on_sent_untracked();
-                Some(Packed { more: false, destination: self.remote })
+                self.recovery.on_sent_untracked(Ecn::NotEct);
+                Some(Packed::plain(self.remote))
             }
             Phase::Ended { .. } | Phase::Gone => None,
         }
     }
 
     fn pack_open(&mut self, now: Instant, fill: bool, buf: &mut Vec<u8>) -> Option<Packed> {
-        let start = buf.len();
+        let (start, ecn) = (buf.len(), self.recovery.ecn.mark());
         let end = start + self.mtu.current() - TAG_SIZE;
         Header::Short { dcid: self.remote_id, pn_low: self.recovery.pn_next() as u32 }.put(buf);
         let mut frames = self.recovery.frames();
         if self.received.is_owed() {
-            let largest = self.received.put(now, buf);
-            frames.push(SentFrame::Ack { largest });
+            frames.push(self.received.put(now, buf));
         }
         let before = frames.len();
         let mut more = false;
@@ -107,10 +111,10 @@ impl Conn {
             self.recovery.on_sent(now, (buf.len() - start) as u64, frames);
         } else {
             self.keys.seal(self.recovery.pn_next(), buf, start, SHORT_HEADER_SIZE);
-            self.recovery.on_sent_untracked();
+            self.recovery.on_sent_untracked(ecn);
             self.recovery.recycle(frames);
         }
-        Some(Packed { more, destination: self.remote })
+        Some(Packed { more, destination: self.remote, ecn })
     }
 
     /// Appends a datagram that shares a system call with no other: to another address, or of another size.
@@ -118,7 +122,7 @@ impl Conn {
         if let Some(third) = self.third.as_mut().filter(|third| third.due) {
             third.due = false;
             buf.extend_from_slice(&third.datagram);
-            return Some(Packed { more: false, destination: self.remote });
+            return Some(Packed::plain(self.remote));
         }
         if let Some((destination, data)) = self.path_response.take() {
             return Some(self.pack_path(destination, buf, |buf| frame::put_path_response(buf, data)));
@@ -141,9 +145,10 @@ impl Conn {
         self.keys.seal(self.recovery.pn_next(), buf, 0, SHORT_HEADER_SIZE);
         let mut frames = self.recovery.frames();
         frames.push(SentFrame::MtuProbe { size: size as u32 });
+        let ecn = self.recovery.ecn.mark();
         self.recovery.on_sent(now, size as u64, frames);
         self.mtu.on_sent();
-        Some(Packed { more: false, destination: self.remote })
+        Some(Packed { ecn, ..Packed::plain(self.remote) })
     }
 
     /// A packet with one frame about paths. It is not watched: what it asks or answers has a timer of its own.
@@ -156,8 +161,8 @@ impl Conn {
         Header::Short { dcid: self.remote_id, pn_low: self.recovery.pn_next() as u32 }.put(buf);
         put(buf);
         self.finish(0, buf);
-        self.recovery.on_sent_untracked();
-        Packed { more: false, destination }
+        self.recovery.on_sent_untracked(Ecn::NotEct);
+        Packed::plain(destination)
     }
 
     /// Whether there is anything that wants an acknowledgement.

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::config::Config;
-use super::congestion::{Acked, Controller, Lost, RateSample};
+use super::congestion::{Acked, Controller, Lost, Marked, RateSample};
+use super::ecn::Marking;
 use super::mtu::Mtu;
 use super::pacer::Pacer;
 use super::sent::SentFrame;
 use crate::runtime::Instant;
 use crate::wire::frame::Ack;
-use crate::wire::{Malformed, SETUP_DATAGRAM_SIZE};
+use crate::wire::{Ecn, Malformed, Marks, SETUP_DATAGRAM_SIZE};
 
 /// Measured round trip time, RFC 9002 section 5.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +77,7 @@ pub(super) struct Recovery {
     path_start: u64,
     pacer: Pacer,
     delivery: Delivery,
+    pub(super) ecn: Marking,
     /// Empty vectors, to be filled again.
     spare: Vec<Vec<SentFrame>>,
 }
@@ -88,6 +90,7 @@ struct SentPacket {
     frames: Vec<SentFrame>,
     /// Neither acknowledged nor lost yet.
     live: bool,
+    marked: bool,
     /// What was delivered when it was sent.
     delivery: Delivery,
 }
@@ -151,6 +154,7 @@ impl Recovery {
             path_start: 0,
             pacer: Pacer::default(),
             delivery: Delivery::new(now),
+            ecn: Marking::default(),
             spare: Vec::new(),
         }
     }
@@ -217,6 +221,7 @@ impl Recovery {
         self.path_start = self.pn_next;
         self.delivery = Delivery { bytes: self.delivery.bytes, ..Delivery::new(now) };
         self.pto_count = 0;
+        self.ecn.on_new_path();
     }
 
     /// When something may be sent that has to wait for its turn.
@@ -255,8 +260,17 @@ impl Recovery {
         if self.packets_in_flight == 0 {
             (self.delivery.time, self.delivery.first_sent) = (now, now);
         }
-        let delivery = self.delivery;
-        self.sent.push_back(SentPacket { pn: self.pn_next, time: now, size, frames, live: true, delivery });
+        let mark = self.ecn.mark();
+        self.ecn.on_sent(mark);
+        self.sent.push_back(SentPacket {
+            pn: self.pn_next,
+            time: now,
+            size,
+            frames,
+            live: true,
+            marked: mark != Ecn::NotEct,
+            delivery: self.delivery,
+        });
         self.pn_next += 1;
         self.bytes_in_flight += size;
         self.packets_in_flight += 1;
@@ -266,17 +280,19 @@ impl Recovery {
         self.congestion.on_sent(now, size, self.bytes_in_flight);
     }
 
-    /// The next packet was sent; nobody acknowledges it.
-    pub(super) const fn on_sent_untracked(&mut self) {
+    /// The next packet was sent, marked so; nobody acknowledges it.
+    pub(super) const fn on_sent_untracked(&mut self, mark: Ecn) {
+        self.ecn.on_sent(mark);
         self.pn_next += 1;
     }
 
-    /// Takes in an acknowledgement. Appends the frames that arrived to `acked`, those that count as lost now to `lost`;
+    /// Takes in an acknowledgement, and what it says about marks. Appends the frames that arrived to `acked`, those that count as lost now to `lost`;
     /// returns how many packets were lost.
     pub(super) fn on_ack(
         &mut self,
         now: Instant,
         ack: &Ack,
+        marks: Option<Marks>,
         mtu: &mut Mtu,
         acked: &mut Vec<SentFrame>,
         lost: &mut Vec<SentFrame>,
@@ -285,8 +301,8 @@ impl Recovery {
             return Err(Malformed("acknowledgement of a packet that was never sent"));
         }
         let limited = self.bytes_in_flight * 2 >= self.congestion.window();
-        let (mut newly_acked, mut newest) = (false, None::<(Instant, Delivery)>);
-        let before = self.delivery.bytes;
+        let mut newest = None::<(Instant, Delivery)>;
+        let (before, mut packets, mut marked) = (self.delivery.bytes, 0_u64, 0);
         for (start, end) in ack.ranges() {
             let mut index = self.sent.partition_point(|packet| packet.pn < start);
             while let Some(packet) = self.sent.get_mut(index).filter(|packet| packet.pn <= end) {
@@ -308,7 +324,8 @@ impl Recovery {
                     let delay = Duration::from_micros(ack.delay_us).min(self.peer_ack_delay);
                     self.rtt.update(now - time, delay);
                 }
-                newly_acked = true;
+                packets += 1;
+                marked += u64::from(packet.marked && same_path);
                 if same_path && newest.is_none_or(|(newest, _)| newest <= time) {
                     newest = Some((time, delivery));
                 }
@@ -316,7 +333,8 @@ impl Recovery {
                 self.recycle(frames);
             }
         }
-        if !newly_acked {
+        self.ecn.on_ack(marks, self.largest_acked <= Some(ack.largest), marked);
+        if packets == 0 {
             return Ok(0);
         }
         self.delivery.time = now;
@@ -333,6 +351,12 @@ impl Recovery {
                 delivered: self.delivery.bytes,
                 sample: delivery.sample(newest_sent, &self.delivery),
             });
+            let news = self.ecn.news();
+            if news > 0 {
+                let bytes = (self.delivery.bytes - before) / packets * news.min(packets);
+                let in_flight = self.bytes_in_flight;
+                self.congestion.on_marked(&Marked { now, packets: news, bytes, newest_sent, in_flight });
+            }
         }
         self.largest_acked = self.largest_acked.max(Some(ack.largest));
         self.pto_count = 0;
@@ -368,6 +392,7 @@ impl Recovery {
         }
         self.pto_count = self.pto_count.saturating_add(1);
         self.congestion.on_pto();
+        self.ecn.on_pto(self.pto_count);
         self.probes = PROBES;
         // Until a probe is sent, the timer must not fire again.
         self.last_sent = now;

@@ -12,6 +12,8 @@ pub(super) struct Key {
 pub(super) enum SentFrame {
     Ack {
         largest: u64,
+        /// What it said about marks.
+        news: u64,
     },
     Ping,
     Message(Key),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::DatagramSocket;
-use crate::endpoint::Transmit;
+use crate::endpoint::{Datagram, Transmit};
 use crate::random::SeededRandom;
 use crate::runtime::Runtime;
 
@@ -227,7 +227,7 @@ pub struct FaultySocket<S> {
 
 #[derive(Debug, Default)]
 struct Due {
-    datagrams: Vec<(SocketAddr, Bytes)>,
+    datagrams: Vec<Datagram>,
     waker: Option<std::task::Waker>,
 }
 
@@ -237,23 +237,22 @@ impl<S: DatagramSocket> FaultySocket<S> {
         Self { socket: Arc::new(socket), faults, runtime, due: Arc::default() }
     }
 
-    /// Sends `datagram` after `delay`.
-    fn send_later(&self, destination: SocketAddr, delay: Duration, datagram: Bytes) {
+    /// Sends `datagram` after `delay`, as `transmit` says.
+    fn send_later(&self, transmit: Transmit, delay: Duration, datagram: Bytes) {
         let (socket, runtime) = (Arc::clone(&self.socket), self.runtime.clone());
         self.runtime.spawn("delayed datagram", async move {
             runtime.sleep(delay).await;
-            let transmit = Transmit { destination, size: datagram.len(), segment_size: None };
             std::future::poll_fn(|cx| socket.poll_send(cx, &transmit, &datagram)).await;
         });
     }
 
     /// Receives `datagram` after `delay`.
-    fn receive_later(&self, from: SocketAddr, delay: Duration, datagram: Bytes) {
+    fn receive_later(&self, delay: Duration, datagram: Datagram) {
         let (due, runtime) = (Arc::clone(&self.due), self.runtime.clone());
         self.runtime.spawn("delayed datagram", async move {
             runtime.sleep(delay).await;
             let mut due = due.lock().unwrap_or_else(PoisonError::into_inner);
-            due.datagrams.push((from, datagram));
+            due.datagrams.push(datagram);
             if let Some(waker) = due.waker.take() {
                 waker.wake();
             }
@@ -266,11 +265,7 @@ impl<S: DatagramSocket> DatagramSocket for FaultySocket<S> {
         self.socket.local_addr()
     }
 
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        datagrams: &mut Vec<(SocketAddr, Bytes)>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_recv(&self, cx: &mut Context<'_>, datagrams: &mut Vec<Datagram>) -> Poll<io::Result<()>> {
         {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
             datagrams.append(&mut due.datagrams);
@@ -279,15 +274,16 @@ impl<S: DatagramSocket> DatagramSocket for FaultySocket<S> {
         loop {
             let mut received = Vec::new();
             let polled = self.socket.poll_recv(cx, &mut received);
-            for (from, datagram) in received {
-                match self.faults.judge(Direction::Incoming, from, &datagram) {
-                    None => datagrams.push((from, datagram)),
+            for datagram in received {
+                match self.faults.judge(Direction::Incoming, datagram.from, &datagram.contents) {
+                    None => datagrams.push(datagram),
                     Some(pieces) => {
-                        for (delay, piece) in pieces {
+                        for (delay, contents) in pieces {
+                            let piece = Datagram { contents, ..datagram };
                             if delay.is_zero() {
-                                datagrams.push((from, piece));
+                                datagrams.push(piece);
                             } else {
-                                self.receive_later(from, delay, piece);
+                                self.receive_later(delay, piece);
                             }
                         }
                     }
@@ -311,12 +307,12 @@ impl<S: DatagramSocket> DatagramSocket for FaultySocket<S> {
             let datagram = Bytes::copy_from_slice(segment);
             let pieces = self.faults.judge(Direction::Outgoing, destination, &datagram);
             for (delay, piece) in pieces.unwrap_or_else(|| vec![(Duration::ZERO, datagram)]) {
+                let transmit = Transmit { size: piece.len(), segment_size: None, ..*transmit };
                 if delay.is_zero() {
-                    let transmit = Transmit { destination, size: piece.len(), segment_size: None };
                     // A full socket buffer loses it: that, too, is a fault a network may have.
                     let _ = self.socket.poll_send(cx, &transmit, &piece);
                 } else {
-                    self.send_later(destination, delay, piece);
+                    self.send_later(transmit, delay, piece);
                 }
             }
         }

@@ -232,9 +232,11 @@ fn on_init(
         endpoint.settle(now, id);
         return Ok(());
     }
-    let Some(validated) = admit(endpoint, now, from, header.scid, &init.cookie) else { return Ok(()) };
+    if !admit(endpoint, now, from, header.scid, &init.cookie) {
+        return Ok(());
+    }
     let id = ConnId(endpoint.unused_id());
-    let Some(accepted) = accept(endpoint, now, id, header, init, validated)? else {
+    let Some(accepted) = accept(endpoint, now, id, header, init)? else {
         endpoint.counters.dropped_bad_seal += 1;
         return Ok(());
     };
@@ -246,36 +248,30 @@ fn on_init(
     Ok(())
 }
 
-/// Whether another connection may be half open, and whether its address is known to be real; `None` if not, which is
-/// counted, or answered with a cookie.
-fn admit(endpoint: &mut Endpoint, now: Instant, from: SocketAddr, scid: u64, cookie: &Bytes) -> Option<bool> {
+/// Whether another connection may be half open; if not, that is counted, or answered with a cookie.
+fn admit(endpoint: &mut Endpoint, now: Instant, from: SocketAddr, scid: u64, cookie: &Bytes) -> bool {
     let config = &endpoint.config;
     if endpoint.inbound >= config.connections_max || endpoint.accepting >= ACCEPTING_MAX {
         endpoint.counters.dropped_connections_max += 1;
-        return None;
+        return false;
     }
     let of_address = endpoint.by_address.get(&from.ip()).copied().unwrap_or_default();
     if of_address.open >= config.connections_per_address_max
         || of_address.accepting >= config.half_open_per_address_max
     {
         endpoint.counters.dropped_address_max += 1;
-        return None;
+        return false;
     }
-    if cookie.is_empty() && endpoint.accepting < config.cookies_above {
-        return Some(false);
+    if endpoint.accepting < config.cookies_above {
+        return true;
     }
     let key = endpoint.cookie_key.take().unwrap_or_else(|| CookieKey::new(&random_key(endpoint)));
-    let validated = key.check(now, from, scid, cookie);
-    let retry = (!validated).then(|| setup::retry(scid, &key.make(now, from, scid)));
+    let retry = (!key.check(now, from, scid, cookie)).then(|| setup::retry(scid, &key.make(now, from, scid)));
     endpoint.cookie_key = Some(key);
-    match retry {
-        Some(retry) if endpoint.accepting >= endpoint.config.cookies_above => {
-            endpoint.counters.cookies_sent += 1;
-            send_stray(endpoint, from, retry);
-            None
-        }
-        _ => Some(validated),
-    }
+    let Some(retry) = retry else { return true };
+    endpoint.counters.cookies_sent += 1;
+    send_stray(endpoint, from, retry);
+    false
 }
 
 /// Reads message 1 and writes message 2; `None` if it cannot be read.
@@ -285,7 +281,6 @@ fn accept(
     id: ConnId,
     header: Long,
     init: Init,
-    validated: bool,
 ) -> Result<Option<Accepted>, Malformed> {
     let prologue = Prologue::new(header.version, header.scid, &init.versions);
     let ephemeral = ephemeral(endpoint);
@@ -306,7 +301,6 @@ fn accept(
             params: None,
             identity: Identity::None,
             keys: Keys::None,
-            validated,
         }));
     }
     let opened = Handshake::accept(security, &prologue, ephemeral)
@@ -321,7 +315,6 @@ fn accept(
         params: Some(params),
         identity: handshake.identity(),
         keys: Keys::new(now, handshake.secrets()),
-        validated,
     }))
 }
 
@@ -396,6 +389,7 @@ fn params(endpoint: &Endpoint) -> Params {
         ack_delay_max: config.ack_delay_max,
         idle_timeout: config.idle_timeout,
         compression: config.compression,
+        ecn: config.ecn,
     }
 }
 

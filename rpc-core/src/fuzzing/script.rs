@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::endpoint::{CallId, Config, ConnId, Endpoint, Event, Lane, LostReason, Request, SendError};
+use crate::endpoint::{
+    CallId, Config, ConnId, Datagram, Endpoint, Event, Lane, LostReason, Request, SendError,
+};
 use crate::random::SeededRandom;
 use crate::runtime::Instant;
 use crate::security::{NodeKey, Security, SharedKey};
@@ -303,7 +305,7 @@ impl Arena {
     }
 
     fn deliver(&mut self, side: usize, from: SocketAddr, datagram: Bytes) {
-        self.sides[side].handle_datagram(self.now, from, datagram);
+        self.sides[side].handle_datagram(self.now, Datagram::new(from, datagram));
     }
 
     /// Lets time pass, from timer to timer.

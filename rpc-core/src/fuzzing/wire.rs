@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::wire::frame::{self, Frame, Part, PartHead, RequestHead};
+use crate::wire::frame::{self, Ack, Frame, Part, PartHead, RequestHead};
 use crate::wire::packet::{self, Header, LONG_HEADER_SIZE, LongKind};
 use crate::wire::setup::{self, Init, Message, Params};
 use crate::wire::varint::Reader;
-use crate::wire::{Form, Lane, Malformed, seal};
+use crate::wire::{Form, Lane, Malformed, Marks, seal};
 
 /// A whole datagram: header, reset, and what follows from the kind of a setup packet.
 pub(super) fn datagram(bytes: &[u8]) -> bool {
@@ -111,6 +111,9 @@ pub(super) fn frames(bytes: &[u8]) -> bool {
 fn same(a: &Frame, b: &Frame) -> bool {
     match (a, b) {
         (Frame::Ack(a), Frame::Ack(b)) => a.delay_us == b.delay_us && a.ranges().eq(b.ranges()),
+        (Frame::AckEcn { ack: a, marks }, Frame::AckEcn { ack: b, marks: again }) => {
+            a.delay_us == b.delay_us && a.ranges().eq(b.ranges()) && marks == again
+        }
         _ => a == b,
     }
 }
@@ -130,12 +133,8 @@ fn put(buf: &mut Vec<u8>, frame: &Frame) {
     match frame {
         Frame::Padding | Frame::Extension => {}
         Frame::Ping => frame::put_ping(buf),
-        Frame::Ack(ack) => {
-            let ranges: Vec<_> = ack.ranges().collect();
-            assert!(ranges.iter().all(|(start, end)| start <= end));
-            assert!(ranges.windows(2).all(|pair| pair[1].1 + 1 < pair[0].0), "highest first, apart");
-            frame::put_ack(buf, ack.delay_us, ranges.into_iter());
-        }
+        Frame::Ack(ack) => put_ack(buf, ack, None),
+        Frame::AckEcn { ack, marks } => put_ack(buf, ack, Some(*marks)),
         Frame::Request { call, head, body } => frame::put_request(buf, *call, head, body),
         Frame::Response { call, status, form, body } => {
             frame::put_response(buf, *call, *status, Lane::Normal, *form, body);
@@ -160,6 +159,13 @@ fn put(buf: &mut Vec<u8>, frame: &Frame) {
     }
 }
 
+fn put_ack(buf: &mut Vec<u8>, ack: &Ack, marks: Option<Marks>) {
+    let ranges: Vec<_> = ack.ranges().collect();
+    assert!(ranges.iter().all(|(start, end)| start <= end));
+    assert!(ranges.windows(2).all(|pair| pair[1].1 + 1 < pair[0].0), "highest first, apart");
+    frame::put_ack(buf, ack.delay_us, ranges.into_iter(), marks);
+}
+
 fn request_head() -> RequestHead {
     let (left_us, sent_us) = (5_000_000, 1 << 33);
     RequestHead { method: 77, lane: Lane::Normal, idempotent: true, form: Form::default(), left_us, sent_us }
@@ -171,7 +177,11 @@ pub(super) fn frame_seeds() -> Vec<Vec<u8>> {
     type Put<'a> = &'a dyn Fn(&mut Vec<u8>);
     let writers: &[Put<'_>] = &[
         &frame::put_ping,
-        &|buf| frame::put_ack(buf, 100, [(90, 99), (50, 60), (1, 7)].into_iter()),
+        &|buf| frame::put_ack(buf, 100, [(90, 99), (50, 60), (1, 7)].into_iter(), None),
+        &|buf| {
+            let marks = Marks { not_ect: 1, ect1: 0, ce: 300 };
+            frame::put_ack(buf, 100, [(90, 99), (50, 60)].into_iter(), Some(marks));
+        },
         &|buf| frame::put_request(buf, 4, &head, b"arguments"),
         &|buf| frame::put_response(buf, 5, 29, Lane::Bulk, form, b"result"),
         &|buf| frame::put_part(buf, 6, Lane::Bulk, &PartHead::Request(head), 0, 90_000, &[7; 60]),
@@ -247,5 +257,6 @@ fn params() -> Params {
         ack_delay_max: Duration::from_millis(1),
         idle_timeout: Duration::from_secs(10),
         compression: true,
+        ecn: true,
     }
 }

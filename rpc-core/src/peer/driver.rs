@@ -1,7 +1,6 @@
 //! The task that drives one socket.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use super::state::State;
 use super::waiting::Ended;
 use super::{HANDLERS_MAX, Inner, peers, sessions};
 use crate::driver::DatagramSocket;
-use crate::endpoint::{CallId, ConnId, Event, Form};
+use crate::endpoint::{CallId, ConnId, Datagram, Event, Form};
 use crate::rpc::dispatch::Response;
 use crate::rpc::registry::Table;
 use crate::rpc::{Code, MethodId, RpcError};
@@ -82,7 +81,7 @@ async fn wait(
     socket: &impl DatagramSocket,
     (patience, span): (&mut Patience, Duration),
     timer: &mut Timer,
-    datagrams: &mut Vec<(SocketAddr, Bytes)>,
+    datagrams: &mut Vec<Datagram>,
 ) -> std::io::Result<bool> {
     let mut idled = false;
     if !span.is_zero() {
@@ -122,7 +121,7 @@ async fn spin(
     socket: &impl DatagramSocket,
     span: Duration,
     timeout: Option<Instant>,
-    datagrams: &mut Vec<(SocketAddr, Bytes)>,
+    datagrams: &mut Vec<Datagram>,
 ) -> std::io::Result<Spun> {
     let end = inner.runtime.now() + span;
     let mut found = Spun::AtOnce;
@@ -208,7 +207,7 @@ impl Timer {
 }
 
 /// One turn of the endpoint: what arrived, up to `events_max`, what timed out once all has, and what follows.
-fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, (SocketAddr, Bytes)>, events_max: usize) {
+fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, Datagram>, events_max: usize) {
     let now = inner.runtime.now();
     let methods;
     let mut turn;
@@ -217,9 +216,9 @@ fn turn(inner: &Arc<Inner>, arrived: &mut Drain<'_, (SocketAddr, Bytes)>, events
         methods = Arc::clone(&state.methods);
         turn = Turn::new(inner, &methods, now);
         while state.endpoint.events_len() < events_max
-            && let Some((from, datagram)) = arrived.next()
+            && let Some(datagram) = arrived.next()
         {
-            state.endpoint.handle_datagram(now, from, datagram);
+            state.endpoint.handle_datagram(now, datagram);
         }
         // What has arrived counts before what has not.
         if arrived.len() == 0 && state.endpoint.poll_timeout().is_some_and(|deadline| deadline <= now) {
@@ -452,12 +451,13 @@ async fn yield_once() {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddr};
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::endpoint::Transmit;
+    use crate::endpoint::{Lane, Transmit};
     use crate::peer::Peer;
+    use crate::rpc::{Ctx, Never, Services};
     use crate::sim::World;
 
     /// A socket that has something from a certain look on.
@@ -471,12 +471,12 @@ mod tests {
         fn poll_recv(
             &self,
             _cx: &mut Context<'_>,
-            _datagrams: &mut Vec<(SocketAddr, Bytes)>,
+            _datagrams: &mut Vec<Datagram>,
         ) -> Poll<std::io::Result<()>> {
             Poll::Ready(Ok(()))
         }
 
-        fn try_recv(&self, _datagrams: &mut Vec<(SocketAddr, Bytes)>) -> std::io::Result<Option<()>> {
+        fn try_recv(&self, _datagrams: &mut Vec<Datagram>) -> std::io::Result<Option<()>> {
             Ok((self.0.fetch_sub(1, Ordering::Relaxed) == 1).then_some(()))
         }
 
@@ -560,5 +560,45 @@ mod tests {
         let mut patience = Patience::new(Duration::from_micros(7));
         patience.on_spun(false);
         assert_eq!([true, false].map(|awaited| patience.span(awaited)), [Duration::from_micros(7); 2]);
+    }
+
+    #[test]
+    fn a_cancellation_takes_its_own_request_out_of_a_turn_and_no_other_of_the_connection() {
+        let world = World::new(2);
+        let served = Services::new().method("wait", |_: Ctx, (): ()| async { Ok::<_, Never>(()) });
+        let [server, client] = [1, 2].map(|node| {
+            let socket = (world.start(node), world.bind(node, (Ipv4Addr::LOCALHOST, node as u16).into()));
+            Peer::builder(socket.0).services(served.clone()).start_insecure(socket.1).unwrap()
+        });
+        world.run(async move {
+            let remote = client.remote((Ipv4Addr::LOCALHOST, 1).into());
+            remote.call::<_, (), Never>("wait", &()).await.unwrap();
+            let mut state = server.inner.lock();
+            let (conn, _) = state.endpoint.connections().next().unwrap();
+            let (methods, now) = (Arc::clone(&state.methods), server.inner.runtime.now());
+            let calls = [100, 102, 104].map(CallId);
+            for cancelled in calls {
+                let mut turn = Turn::new(&server.inner, &methods, now);
+                for call in calls {
+                    turn.handle(
+                        &mut state,
+                        Event::Request {
+                            conn,
+                            call,
+                            method: MethodId::of("wait").0,
+                            lane: Lane::Normal,
+                            deadline: now + Duration::from_secs(1),
+                            idempotent: false,
+                            form: Form::default(),
+                            body: Bytes::new(),
+                        },
+                    );
+                }
+                turn.handle(&mut state, Event::Cancelled { conn, call: cancelled });
+                let left: Vec<_> = turn.arrivals.iter().map(|arrival| arrival.call).collect();
+                assert_eq!(left.len(), 2);
+                assert!(!left.contains(&cancelled), "{cancelled:?}: {left:?}");
+            }
+        });
     }
 }

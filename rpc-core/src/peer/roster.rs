@@ -175,3 +175,41 @@ impl Roster {
         self.events = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn connected(roster: &mut Roster, index: u32) {
+        let address = SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + index), 7_301));
+        roster.on_connected(PeerInfo {
+            connection: ConnId(u64::from(index)),
+            address,
+            client_id: 1,
+            epoch: u64::from(index),
+            identity: Identity::None,
+            inbound: true,
+            established: true,
+            rtt: Duration::ZERO,
+            last_seen: Instant::default(),
+            calling: 0,
+            serving: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            handles: 0,
+        });
+        roster.on_lost(ConnId(u64::from(index)), &LostReason::Timeout);
+    }
+
+    #[test]
+    fn peers_that_come_and_go_are_remembered_up_to_a_limit() {
+        let mut roster = Roster::new();
+        for index in 0..2 * PROCESSES_MAX as u32 {
+            connected(&mut roster, index);
+            assert_eq!(roster.processes.len(), PROCESSES_MAX.min(index as usize + 1));
+        }
+        assert!(roster.connected.is_empty());
+    }
+}

@@ -1,3 +1,4 @@
+mod limits;
 mod links;
 
 use std::future::IntoFuture;
@@ -5,13 +6,12 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::driver::fault::LinkPolicy;
 use crate::driver::{system, udp::UdpSocket};
-use crate::endpoint::Transmit;
+use crate::endpoint::{Datagram, Transmit};
 use crate::rpc::{CallError, Code, Ctx, Never, Outcome};
 use crate::sim::World;
 
@@ -301,15 +301,11 @@ impl DatagramSocket for Asked {
         self.socket.local_addr()
     }
 
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        datagrams: &mut Vec<(SocketAddr, Bytes)>,
-    ) -> Poll<std::io::Result<()>> {
+    fn poll_recv(&self, cx: &mut Context<'_>, datagrams: &mut Vec<Datagram>) -> Poll<std::io::Result<()>> {
         self.socket.poll_recv(cx, datagrams)
     }
 
-    fn try_recv(&self, datagrams: &mut Vec<(SocketAddr, Bytes)>) -> std::io::Result<Option<()>> {
+    fn try_recv(&self, datagrams: &mut Vec<Datagram>) -> std::io::Result<Option<()>> {
         self.spins.fetch_add(1, Ordering::Relaxed);
         self.socket.try_recv(datagrams)
     }

@@ -2,14 +2,13 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
+use crate::endpoint::Datagram;
 
 /// Tells the lives of one node apart: handles of an earlier life do nothing.
 pub(super) type Life = u64;
 
 /// A datagram on its way.
 pub(super) struct Arrival {
-    pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
-    pub(super) datagram: Bytes,
+    pub(super) datagram: Datagram,
 }

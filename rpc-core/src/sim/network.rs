@@ -14,7 +14,7 @@ use super::trace::{Trace, TraceLine};
 use super::{NodeNumber, Shared, State};
 use crate::driver::DatagramSocket;
 use crate::driver::fault::{FaultHits, LinkPolicy};
-use crate::endpoint::Transmit;
+use crate::endpoint::{Datagram, Ecn, Transmit};
 use crate::random::SeededRandom;
 
 /// Datagrams that wait in one socket; more are dropped, as a kernel does.
@@ -41,7 +41,7 @@ pub(super) struct Network {
 
 struct Socket {
     node: NodeNumber,
-    inbox: VecDeque<(SocketAddr, Bytes)>,
+    inbox: VecDeque<Datagram>,
     waker: Option<Waker>,
 }
 
@@ -93,15 +93,16 @@ impl Network {
 
     /// Puts a datagram into its socket and gives the waker of who waits there.
     pub(super) fn arrive(&mut self, now: u64, arrival: Arrival, trace: &mut Trace) -> Option<Waker> {
-        let Arrival { from, to, datagram } = arrival;
+        let Arrival { to, datagram } = arrival;
         let to = self.inside(to)?;
         let socket = self.sockets.get_mut(&to)?;
         if socket.inbox.len() >= INBOX_COUNT_MAX {
             return None;
         }
-        let crc = crc32c::crc32c(&datagram);
-        trace.record(now, TraceLine::Delivered { from, to, size: datagram.len(), crc });
-        socket.inbox.push_back((from, datagram));
+        let (from, size) = (datagram.from, datagram.contents.len());
+        let crc = crc32c::crc32c(&datagram.contents);
+        trace.record(now, TraceLine::Delivered { from, to, size, crc });
+        socket.inbox.push_back(datagram);
         socket.waker.take()
     }
 }
@@ -129,11 +130,7 @@ impl DatagramSocket for SimSocket {
         self.address
     }
 
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        datagrams: &mut Vec<(SocketAddr, Bytes)>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_recv(&self, cx: &mut Context<'_>, datagrams: &mut Vec<Datagram>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
         if !self.is_open(&state) {
             return Poll::Pending;
@@ -163,17 +160,17 @@ impl DatagramSocket for SimSocket {
             let (size, crc) = (datagram.len(), crc32c::crc32c(&datagram));
             let bottleneck = link.and_then(|link| network.bottlenecks.get_mut(&link));
             let bottleneck = bottleneck.unwrap_or(&mut network.unlimited);
-            let (pieces, queued_ns) = match bottleneck.pass(executor.now(), size, &mut network.capacity_hits)
-            {
-                Passage::Dropped => (Vec::new(), 0),
-                Passage::After { delay_ns } => {
-                    (policy.judge(&mut network.random, datagram, &mut network.hits), delay_ns)
+            let passage = bottleneck.pass(executor.now(), size, transmit.ecn, &mut network.capacity_hits);
+            let (pieces, queued_ns, ecn) = match passage {
+                Passage::Dropped => (Vec::new(), 0, Ecn::NotEct),
+                Passage::After { delay_ns, ecn } => {
+                    (policy.judge(&mut network.random, datagram, &mut network.hits), delay_ns, ecn)
                 }
             };
             trace.record(executor.now(), TraceLine::Sent { from, to, size, crc, copies: pieces.len() });
-            for (delay, datagram) in pieces {
+            for (delay, contents) in pieces {
                 let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX).saturating_add(queued_ns);
-                executor.arrive_later(delay_ns, Arrival { from, to, datagram });
+                executor.arrive_later(delay_ns, Arrival { to, datagram: Datagram { from, ecn, contents } });
             }
         }
         Poll::Ready(())

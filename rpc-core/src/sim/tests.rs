@@ -1,22 +1,20 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-
 use super::*;
 use crate::driver::DatagramSocket;
-use crate::endpoint::Transmit;
+use crate::endpoint::{Datagram, Ecn, Transmit};
 
 fn address(node: NodeNumber) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 7_300 + node as u16))
 }
 
 async fn send(socket: &SimSocket, destination: SocketAddr, bytes: &[u8]) {
-    let transmit = Transmit { destination, size: bytes.len(), segment_size: None };
+    let transmit = Transmit { destination, size: bytes.len(), segment_size: None, ecn: Ecn::NotEct };
     std::future::poll_fn(|cx| socket.poll_send(cx, &transmit, bytes)).await;
 }
 
-async fn receive(socket: &SimSocket) -> Vec<(SocketAddr, Bytes)> {
+async fn receive(socket: &SimSocket) -> Vec<Datagram> {
     let mut datagrams = Vec::new();
     std::future::poll_fn(|cx| socket.poll_recv(cx, &mut datagrams)).await.unwrap();
     datagrams

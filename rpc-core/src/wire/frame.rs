@@ -4,6 +4,7 @@
 //!  0 PADDING    |                                                                       fills a packet
 //!  1 PING       |                                                                       wants an acknowledgement
 //!  2 ACK        | largest v | delay_us v | n v | first v | (gap v, len v) * n           RFC 9000 section 19.3
+//!  3 ACK_ECN    | as ACK | not_ect v | ect1 v | ce v                                    packets that did not come ECT(0)
 //!  4 REQ        | call v | method v | flags u8 | left_us v | sent_us v | len v | body   a whole request
 //!  5 RESP       | call v | status v | flags u8 | len v | body                           a whole response
 //!  6 PART       | call v | flags u8 | offset v | [total v] | [head] | len v | data      a piece of either
@@ -18,7 +19,7 @@
 //! 17 PATH_CHALLENGE | data u64                           are you at the address that this packet is sent to?
 //! 18 PATH_RESPONSE  | data u64                           the same eight bytes, to where the challenge came from
 //! ```
-//! Ids 3, 7, 11, 14, 19 are reserved. An unknown id below 64 closes the connection; one from 64 on is
+//! Ids 7, 11, 14, 19 are reserved. An unknown id below 64 closes the connection; one from 64 on is
 //! followed by `len v` and is skipped (room for extensions, which must not matter to who does not know them).
 //!
 //! Flags of REQ, RESP and PART: bits 0-1 the lane (0 control, 1 normal, 2 bulk), bit 2 idempotent, bit 3 the part is of
@@ -39,7 +40,7 @@
 use bytes::Bytes;
 
 use super::varint::{self, Reader};
-use super::{Form, Lane, Malformed};
+use super::{Form, Lane, Malformed, Marks};
 
 /// Most that a REQ frame adds to its body.
 pub(crate) const REQUEST_OVERHEAD_MAX: usize = 1 + 8 + 5 + 1 + 8 + 8 + 4;
@@ -53,6 +54,7 @@ pub(crate) const REASON_SIZE_MAX: usize = 256;
 const PADDING: u64 = 0;
 const PING: u64 = 1;
 const ACK: u64 = 2;
+const ACK_ECN: u64 = 3;
 const REQ: u64 = 4;
 const RESP: u64 = 5;
 const PART: u64 = 6;
@@ -112,6 +114,7 @@ pub(crate) enum Frame {
     Padding,
     Ping,
     Ack(Ack),
+    AckEcn { ack: Ack, marks: Marks },
     Request { call: u64, head: RequestHead, body: Bytes },
     Response { call: u64, status: u64, form: Form, body: Bytes },
     Part(Part),
@@ -137,6 +140,11 @@ impl Frame {
             }
             PING => Self::Ping,
             ACK => Self::Ack(Ack::read(reader)?),
+            ACK_ECN => {
+                let ack = Ack::read(reader)?;
+                let (not_ect, ect1, ce) = (reader.varint()?, reader.varint()?, reader.varint()?);
+                Self::AckEcn { ack, marks: Marks { not_ect, ect1, ce } }
+            }
             REQ => {
                 let call = reader.varint()?;
                 let method = method(reader.varint()?)?;
@@ -180,7 +188,7 @@ impl Frame {
 
     /// Whether the packet that carries this frame is acknowledged.
     pub(crate) const fn is_ack_eliciting(&self) -> bool {
-        !matches!(self, Self::Padding | Self::Ack(_) | Self::Close { .. })
+        !matches!(self, Self::Padding | Self::Ack(_) | Self::AckEcn { .. } | Self::Close { .. })
     }
 }
 
@@ -264,15 +272,16 @@ pub(crate) fn put_ping(buf: &mut Vec<u8>) {
     varint::put(buf, PING);
 }
 
-/// Appends ACK for `ranges`: inclusive, highest first, apart by at least one number. Must not be empty.
+/// Appends ACK, or ACK_ECN, for `ranges`: inclusive, highest first, apart by at least one number. Must not be empty.
 pub(crate) fn put_ack(
     buf: &mut Vec<u8>,
     delay_us: u64,
     mut ranges: impl ExactSizeIterator<Item = (u64, u64)>,
+    marks: Option<Marks>,
 ) {
     let more = ranges.len().saturating_sub(1);
     let Some((mut lowest, largest)) = ranges.next() else { return };
-    varint::put(buf, ACK);
+    varint::put(buf, if marks.is_some() { ACK_ECN } else { ACK });
     varint::put(buf, largest);
     varint::put(buf, delay_us);
     varint::put(buf, more as u64);
@@ -281,6 +290,11 @@ pub(crate) fn put_ack(
         varint::put(buf, lowest - end - 2);
         varint::put(buf, end - start);
         lowest = start;
+    }
+    if let Some(Marks { not_ect, ect1, ce }) = marks {
+        varint::put(buf, not_ect);
+        varint::put(buf, ect1);
+        varint::put(buf, ce);
     }
 }
 

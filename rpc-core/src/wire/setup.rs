@@ -16,8 +16,8 @@
 //! be shortened to match. `mode` and the messages are those of [`crate::security`]: the params are in message 1 (mode 2:
 //! message 3) and in message 2, which begins with the id of the acceptor's connection: that one counts, the scid in the
 //! header of REPLY says the same and is not authentic. A cookie is what RETRY brought, given back
-//! as it came; without one its length is 0. Bit 0 of `features`: its sender reads compressed bodies; the other bits are
-//! sent as 0 and ignored. What follows the last field of the params or of a body is ignored: room for later fields.
+//! as it came; without one its length is 0. Bit 0 of `features`: its sender reads compressed bodies, bit 1: it tells how
+//! packets came that were marked ECT(0), and reads ACK_ECN; the other bits are sent as 0 and ignored. What follows the last field of the params or of a body is ignored: room for later fields.
 
 use std::time::Duration;
 
@@ -158,6 +158,8 @@ pub(crate) struct Params {
     pub(crate) idle_timeout: Duration,
     /// Whether it reads compressed bodies.
     pub(crate) compression: bool,
+    /// Whether it tells how packets came that were marked ECT(0), and reads what is told about its own.
+    pub(crate) ecn: bool,
 }
 
 impl Params {
@@ -175,7 +177,8 @@ impl Params {
         let saturated = |number: u128| u32::try_from(number).unwrap_or(u32::MAX);
         buf.extend_from_slice(&saturated(self.ack_delay_max.as_micros()).to_be_bytes());
         buf.extend_from_slice(&saturated(self.idle_timeout.as_millis()).to_be_bytes());
-        let features = if self.compression { FEATURE_COMPRESSION } else { 0 };
+        let compression = if self.compression { FEATURE_COMPRESSION } else { 0 };
+        let features = compression | if self.ecn { FEATURE_ECN } else { 0 };
         buf.extend_from_slice(&features.to_be_bytes());
         buf
     }
@@ -195,7 +198,7 @@ impl Params {
 
     /// Reads the params, and caps what makes no sense.
     fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let params = Self {
+        let mut params = Self {
             epoch: reader.u64()?,
             client_id: reader.u128()?,
             datagram_size_max: reader.u16()?,
@@ -203,8 +206,12 @@ impl Params {
             calls_max: reader.u32()?,
             ack_delay_max: Duration::from_micros(u64::from(reader.u32()?)).min(ACK_DELAY_CAP),
             idle_timeout: Duration::from_millis(u64::from(reader.u32()?)).max(IDLE_TIMEOUT_MIN),
-            compression: reader.u32()? & FEATURE_COMPRESSION != 0,
+            compression: false,
+            ecn: false,
         };
+        let features = reader.u32()?;
+        params.compression = features & FEATURE_COMPRESSION != 0;
+        params.ecn = features & FEATURE_ECN != 0;
         if usize::from(params.datagram_size_max) < SETUP_DATAGRAM_SIZE {
             return Err(Malformed("datagram size below 1,200"));
         }
@@ -213,6 +220,7 @@ impl Params {
 }
 
 const FEATURE_COMPRESSION: u32 = 1;
+const FEATURE_ECN: u32 = 2;
 /// A peer that claims to acknowledge later than this is not believed: it would only slow down its own recovery.
 const ACK_DELAY_CAP: Duration = Duration::from_millis(25);
 /// A peer that claims to give up sooner is not believed.
@@ -233,6 +241,7 @@ mod tests {
             ack_delay_max: Duration::from_millis(1),
             idle_timeout: Duration::from_secs(10),
             compression: true,
+            ecn: false,
         }
     }
 
@@ -262,7 +271,9 @@ mod tests {
     fn params_read_back_and_are_refused_when_cut() {
         let payload = params().payload(Some(9));
         assert_eq!(Params::read_second(payload.clone()), Ok((9, params())));
-        assert_eq!(Params::read_only(params().payload(None)), Ok(params()));
+        for params in [params(), Params { compression: false, ecn: true, ..params() }] {
+            assert_eq!(Params::read_only(params.payload(None)), Ok(params));
+        }
         for cut in 0..payload.len() {
             assert!(Params::read_second(payload[..cut].to_vec()).is_err(), "cut at {cut}");
         }

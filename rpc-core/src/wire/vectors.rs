@@ -12,7 +12,7 @@ use super::packet::{self, Header, LONG_HEADER_SIZE, SHORT_HEADER_SIZE};
 use super::seal::{self, Keys, Rotation};
 use super::setup::{self, Init, Message, Params, VERSIONS};
 use super::varint::{self, Reader};
-use super::{Form, Lane, VERSION, close};
+use super::{Form, Lane, Marks, VERSION, close};
 use crate::rpc::envelope::{Space, unpack};
 use crate::rpc::meta::{IdempotencyKey, Meta, Trace};
 use crate::rpc::{Code, MethodId, Outcome, RpcError, codec};
@@ -76,6 +76,7 @@ fn params() -> Params {
         ack_delay_max: Duration::from_millis(1),
         idle_timeout: Duration::from_secs(10),
         compression: true,
+        ecn: false,
     }
 }
 
@@ -100,7 +101,7 @@ fn request_frames() -> Vec<u8> {
 
 fn response_frames() -> Vec<u8> {
     let mut frames = Vec::new();
-    frame::put_ack(&mut frames, 80, [(0, 0)].into_iter());
+    frame::put_ack(&mut frames, 80, [(0, 0)].into_iter(), None);
     frame::put_max_data(&mut frames, 16 << 20);
     let result = codec::encode(&5).expect("plain data");
     frame::put_response(&mut frames, 0, 0, Lane::Normal, Form::default(), &result);
@@ -199,7 +200,7 @@ fn a_call() {
 #[test]
 fn frames() {
     let mut frames = Vec::new();
-    frame::put_ack(&mut frames, 1_000, [(7, 9), (4, 4), (0, 1)].into_iter());
+    frame::put_ack(&mut frames, 1_000, [(7, 9), (4, 4), (0, 1)].into_iter(), None);
     frame::put_part(&mut frames, 2, Lane::Bulk, &PartHead::Request(request_head()), 0, 2_000, b"abc");
     frame::put_part(&mut frames, 2, Lane::Bulk, &PartHead::Request(request_head()), 3, 2_000, b"def");
     frame::put_cancel(&mut frames, 4, 7);
@@ -208,6 +209,11 @@ fn frames() {
     frame::put_drain(&mut frames, 6, 0);
     frame::put_ping(&mut frames);
     check("frames", &frames);
+
+    let mut frames = Vec::new();
+    let marks = Marks { not_ect: 1, ect1: 0, ce: 300 };
+    frame::put_ack(&mut frames, 1_000, [(7, 9), (4, 4)].into_iter(), Some(marks));
+    check("frames-ecn", &frames);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rpc_core::driver::DatagramSocket;
-use rpc_core::endpoint::Transmit;
+use rpc_core::endpoint::{Datagram, Ecn, Transmit};
 use rpc_core::gather::{self, Reply};
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
@@ -70,13 +70,8 @@ impl Attacker {
     }
 
     /// What arrives at `to` instead of one datagram.
-    fn pass(
-        &mut self,
-        to: SocketAddr,
-        from: SocketAddr,
-        datagram: Bytes,
-        out: &mut Vec<(SocketAddr, Bytes)>,
-    ) {
+    fn pass(&mut self, to: SocketAddr, from: SocketAddr, ecn: Ecn, datagram: Bytes, out: &mut Vec<Datagram>) {
+        let mut push = |from, contents| out.push(Datagram { from, ecn, contents });
         if self.seen.len() < SEEN_MAX {
             self.seen.push((from, to, datagram.clone()));
         }
@@ -85,30 +80,30 @@ impl Attacker {
             // Anything that was ever sent to this side, however old.
             let old: Vec<_> = self.seen.iter().filter(|(_, receiver, _)| *receiver == to).collect();
             let (from, _, datagram) = old[self.random.below(old.len() as u64) as usize].clone();
-            out.push((from, datagram));
+            push(from, datagram);
         }
         if self.chance(flip) {
             let mut edited = datagram.to_vec();
             let bit = self.random.below(edited.len() as u64 * 8) as usize;
             edited[bit / 8] ^= 1 << (bit % 8);
-            out.push((from, edited.into()));
+            push(from, edited.into());
         }
         if self.chance(truncate) {
             let end = self.random.below(datagram.len() as u64) as usize;
-            out.push((from, datagram.slice(..end)));
+            push(from, datagram.slice(..end));
         }
         if self.scatter || self.chance(spoof) {
             let host = Ipv4Addr::from(0x0a00_0000 + self.random.below(1 << 20) as u32);
             let forged = SocketAddr::from((host, 9_999));
             self.ledger.entry(forged).or_default().0 += datagram.len();
-            out.push((forged, datagram.clone()));
+            push(forged, datagram.clone());
         }
         if self.chance(forge) {
-            out.push((from, repaired(&mut self.random, &datagram)));
+            push(from, repaired(&mut self.random, &datagram));
         }
         // The honest datagram still gets through most of the time: an attacker who drops all is only a broken link.
         if !self.scatter && !self.chance(lose) {
-            out.push((from, datagram));
+            push(from, datagram);
         }
     }
 
@@ -148,16 +143,12 @@ impl DatagramSocket for Tapped {
         self.socket.local_addr()
     }
 
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        datagrams: &mut Vec<(SocketAddr, Bytes)>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_recv(&self, cx: &mut Context<'_>, datagrams: &mut Vec<Datagram>) -> Poll<io::Result<()>> {
         let mut arrived = Vec::new();
         let received = self.socket.poll_recv(cx, &mut arrived);
         let mut attacker = self.attacker.lock().expect("no panic before");
-        for (from, datagram) in arrived {
-            attacker.pass(self.local_addr(), from, datagram, datagrams);
+        for Datagram { from, ecn, contents } in arrived {
+            attacker.pass(self.local_addr(), from, ecn, contents, datagrams);
         }
         received
     }
@@ -326,7 +317,12 @@ fn forged_source_addresses_get_less_than_three_times_what_was_sent_in_their_name
         let (socket, observer) = (scene.world.bind(3, address(3)), scene.world.observer());
         scene.world.run(async move {
             for datagram in setup.iter().cycle().take(500).chain(&recorded) {
-                let transmit = Transmit { destination: address(1), size: datagram.len(), segment_size: None };
+                let transmit = Transmit {
+                    destination: address(1),
+                    size: datagram.len(),
+                    segment_size: None,
+                    ecn: Ecn::NotEct,
+                };
                 std::future::poll_fn(|cx| socket.poll_send(cx, &transmit, datagram)).await;
                 observer.sleep(Duration::from_millis(1)).await;
             }

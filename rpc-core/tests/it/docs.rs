@@ -87,7 +87,7 @@ fn the_features_page_names_tests_that_exist() {
 
 /// Lines with code, without comments and tests, that the layers may have.
 const BUDGETS: [(&str, &[&str], usize); 2] =
-    [("the heart", &["wire", "conn", "endpoint", "driver"], 6_500), ("all of it", &["."], 18_500)];
+    [("the heart", &["wire", "conn", "endpoint", "driver"], 6_750), ("all of it", &["."], 18_750)];
 
 #[test]
 fn the_source_stays_within_its_budget() {

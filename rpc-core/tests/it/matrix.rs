@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rpc_core::driver::DatagramSocket;
 use rpc_core::driver::fault::LinkPolicy;
-use rpc_core::endpoint::Transmit;
+use rpc_core::endpoint::{Datagram, Transmit};
 use rpc_core::peer::Peer;
 use rpc_core::rpc::registry::Method;
 use rpc_core::rpc::schema::MethodSchema;
@@ -259,11 +259,7 @@ impl DatagramSocket for Watched {
         self.socket.local_addr()
     }
 
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        datagrams: &mut Vec<(SocketAddr, Bytes)>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_recv(&self, cx: &mut Context<'_>, datagrams: &mut Vec<Datagram>) -> Poll<io::Result<()>> {
         self.socket.poll_recv(cx, datagrams)
     }
 

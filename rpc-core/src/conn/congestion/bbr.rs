@@ -22,11 +22,11 @@
 //! Then 0.85 of what was on the way is a bound for the window, never below one bdp, and below it 0.85 of the bound
 //! while nothing more is asked for; each later phase "up" without such a loss raises the bound by a quarter, and goes on, a
 //! quarter for each shortest round trip, while the bound is what keeps the window small. Loss without a queue, which is
-//! chance, changes nothing.
+//! chance, changes nothing. A mark of a router (CE) is never chance: one in a round trip counts as congestion.
 
 use std::time::Duration;
 
-use super::{Acked, Controller, INITIAL_PACKETS, Lost, MIN_PACKETS};
+use super::{Acked, Controller, INITIAL_PACKETS, Lost, MIN_PACKETS, Marked};
 use crate::runtime::Instant;
 
 /// Model-based congestion control, paced.
@@ -310,6 +310,11 @@ impl Controller for Bbr {
             self.reduce(lost.now);
             self.window = self.window.min(self.bound);
         }
+    }
+
+    fn on_marked(&mut self, marked: &Marked) {
+        self.reduce(marked.now);
+        self.window = self.window.min(self.bound);
     }
 
     fn window(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Acked, Controller, INITIAL_PACKETS, Lost, MIN_PACKETS};
+use super::{Acked, Controller, INITIAL_PACKETS, Lost, MIN_PACKETS, Marked};
 use crate::runtime::Instant;
 
 /// Loss-based congestion control. Fair to TCP; a random loss costs it 3/10 of its window each time.
@@ -58,6 +58,19 @@ impl Cubic {
         }
     }
 
+    /// Leaves `percent` of the window, once per round trip.
+    fn reduce(&mut self, now: Instant, newest_sent: Instant, percent: u64) {
+        if self.recovery_start.is_some_and(|start| newest_sent <= start) {
+            return;
+        }
+        self.recovery_start = Some(now);
+        // Fast convergence: who loses below the last plateau leaves room for a newcomer (RFC 9438 section 4.7).
+        self.window_max = if self.window < self.window_max { self.window * 17 / 20 } else { self.window };
+        self.window = (self.window * percent / 100).max(MIN_PACKETS * self.packet_size);
+        self.slow_start_threshold = self.window;
+        self.epoch = None;
+    }
+
     fn start_epoch(&mut self, now: Instant) -> Epoch {
         self.window_max = self.window_max.max(self.window);
         self.window_reno = self.window;
@@ -100,15 +113,11 @@ impl Controller for Cubic {
     }
 
     fn on_loss(&mut self, lost: &Lost) {
-        if self.recovery_start.is_some_and(|start| lost.newest_sent <= start) {
-            return;
-        }
-        self.recovery_start = Some(lost.now);
-        // Fast convergence: who loses below the last plateau leaves room for a newcomer (RFC 9438 section 4.7).
-        self.window_max = if self.window < self.window_max { self.window * 17 / 20 } else { self.window };
-        self.window = (self.window * 7 / 10).max(MIN_PACKETS * self.packet_size);
-        self.slow_start_threshold = self.window;
-        self.epoch = None;
+        self.reduce(lost.now, lost.newest_sent, BETA_LOSS);
+    }
+
+    fn on_marked(&mut self, marked: &Marked) {
+        self.reduce(marked.now, marked.newest_sent, BETA_MARK);
     }
 
     fn window(&self) -> u64 {
@@ -128,6 +137,10 @@ fn cube_root(number: u128) -> u64 {
     root
 }
 
+/// What is left of the window after a loss (RFC 9438 section 4.6), in percent.
+const BETA_LOSS: u64 = 70;
+/// What is left of it after a mark: queues that mark are short, so less has to go (RFC 8511 section 3.1).
+const BETA_MARK: u64 = 85;
 /// The curve is not followed further than this, an hour, which is far beyond any window.
 const EPOCH_MS_MAX: u64 = 3_600_000;
 

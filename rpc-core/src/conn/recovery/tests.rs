@@ -45,7 +45,7 @@ impl Scene {
     fn ack(&mut self, ranges: &[(u64, u64)], delay_us: u64) -> (Vec<u64>, Vec<u64>) {
         let (mut acked, mut lost) = (Vec::new(), Vec::new());
         let ack = ack(ranges, delay_us);
-        let count = self.recovery.on_ack(self.now, &ack, &mut self.mtu, &mut acked, &mut lost).unwrap();
+        let count = self.recovery.on_ack(self.now, &ack, None, &mut self.mtu, &mut acked, &mut lost).unwrap();
         assert_eq!(count, lost.len() as u64);
         (numbers(&acked), numbers(&lost))
     }
@@ -72,7 +72,7 @@ impl Scene {
 
 fn ack(ranges: &[(u64, u64)], delay_us: u64) -> Ack {
     let mut buf = Vec::new();
-    put_ack(&mut buf, delay_us, ranges.iter().copied());
+    put_ack(&mut buf, delay_us, ranges.iter().copied(), None);
     match Frame::read(&mut Reader::new(&buf.into())) {
         Ok(Frame::Ack(ack)) => ack,
         other => panic!("{other:?}"),
@@ -158,7 +158,7 @@ fn what_was_never_sent_is_not_acknowledged() {
     scene.send(5);
     let (recovery, mtu) = (&mut scene.recovery, &mut scene.mtu);
     let never = ack(&[(5, 5)], 0);
-    assert!(recovery.on_ack(scene.now, &never, mtu, &mut Vec::new(), &mut Vec::new()).is_err());
+    assert!(recovery.on_ack(scene.now, &never, None, mtu, &mut Vec::new(), &mut Vec::new()).is_err());
     assert_eq!(scene.ack(&[(4, 4), (0, 0)], 0).0, [4, 0]);
 }
 
@@ -248,7 +248,10 @@ fn a_probe_for_the_path_mtu_that_is_lost_is_no_congestion_and_is_told() {
         let last = scene.recovery.pn_next() - 1;
         let (mut acked, mut lost) = (Vec::new(), Vec::new());
         let ack = ack(&[(last - 2, last)], 0);
-        assert_eq!(scene.recovery.on_ack(scene.now, &ack, &mut scene.mtu, &mut acked, &mut lost), Ok(1));
+        assert_eq!(
+            scene.recovery.on_ack(scene.now, &ack, None, &mut scene.mtu, &mut acked, &mut lost),
+            Ok(1)
+        );
         assert!(matches!(lost[..], [SentFrame::MtuProbe { .. }]));
     }
     assert!(scene.window() >= 10 * SIZE);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::pair::{Client, Flight, Pair, Random, Server, pattern};
 use super::security;
-use crate::endpoint::{Config, Endpoint, LostReason};
+use crate::endpoint::{Config, Datagram, Endpoint, LostReason};
 use crate::runtime::Instant;
 use crate::security::{Security, SharedKey};
 use crate::wire::packet::{Header, LONG_HEADER_SIZE, LongKind, SHORT_HEADER_SIZE};
@@ -246,7 +246,7 @@ fn with_cookies_always_a_setup_takes_one_round_trip_more_and_nothing_is_remember
     let elsewhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 77));
     let now = pair.now;
     let before = pair.at(Server).conns.len();
-    pair.at(Server).handle_datagram(now, elsewhere, with_cookie);
+    pair.at(Server).handle_datagram(now, Datagram::new(elsewhere, with_cookie));
     assert_eq!(pair.at(Server).conns.len(), before);
     assert_eq!(pair.at(Server).counters().cookies_sent, 2);
 }
@@ -266,7 +266,7 @@ impl Alone {
 
     /// Bytes that go to `from` in the ten seconds after `datagram` came from there.
     fn answer(&mut self, from: SocketAddr, datagram: Bytes) -> usize {
-        self.endpoint.handle_datagram(self.now, from, datagram);
+        self.endpoint.handle_datagram(self.now, Datagram::new(from, datagram));
         let end = self.now + Duration::from_secs(10);
         let (mut sent, mut buf) = (0, Vec::new());
         while self.now < end {
@@ -354,7 +354,7 @@ fn a_flood_from_forged_addresses_is_answered_with_cookies_and_a_real_client_stil
     let mut server = Alone::new(Config::default());
     let now = server.now;
     for (index, init) in (0..).zip(inits(500)) {
-        server.endpoint.handle_datagram(now, address(index), init);
+        server.endpoint.handle_datagram(now, Datagram::new(address(index), init));
     }
     assert_eq!(server.endpoint.conns.len(), 100);
     assert_eq!(server.endpoint.counters().cookies_sent, 400);
@@ -362,14 +362,14 @@ fn a_flood_from_forged_addresses_is_answered_with_cookies_and_a_real_client_stil
     let mut buf = Vec::new();
     while server.endpoint.poll_transmit(now, 1, &mut buf).is_some() {}
     let init = inits(501).pop().unwrap();
-    server.endpoint.handle_datagram(now, address(1_000), init.clone());
+    server.endpoint.handle_datagram(now, Datagram::new(address(1_000), init.clone()));
     let retry = server.endpoint.poll_transmit(now, 1, &mut buf).unwrap();
     assert_eq!((retry.destination, server.endpoint.conns.len()), (address(1_000), 100));
     let cookie = setup::read_retry(&Bytes::copy_from_slice(&buf[LONG_HEADER_SIZE..])).unwrap();
     let body = init.slice(LONG_HEADER_SIZE..);
     let with_cookie = setup::Init { cookie, ..setup::Init::read(&body).unwrap() };
     let Ok(Header::Long { scid, .. }) = Header::read(&init) else { panic!("no INIT") };
-    server.endpoint.handle_datagram(now, address(1_000), with_cookie.datagram(scid).into());
+    server.endpoint.handle_datagram(now, Datagram::new(address(1_000), with_cookie.datagram(scid).into()));
     assert_eq!(server.endpoint.conns.len(), 101);
 }
 
@@ -378,11 +378,11 @@ fn one_address_holds_64_exchanges_half_open_whatever_its_ports() {
     let mut server = Alone::new(Config { cookies_above: 1_000, ..Config::default() });
     let now = server.now;
     for (port, init) in (1..).zip(inits(80)) {
-        server.endpoint.handle_datagram(now, SocketAddr::new(address(1).ip(), port), init);
+        server.endpoint.handle_datagram(now, Datagram::new(SocketAddr::new(address(1).ip(), port), init));
     }
     assert_eq!(server.endpoint.conns.len(), 64);
     assert_eq!(server.endpoint.counters().dropped_address_max, 16);
-    server.endpoint.handle_datagram(now, address(2), inits(81).pop().unwrap());
+    server.endpoint.handle_datagram(now, Datagram::new(address(2), inits(81).pop().unwrap()));
     assert_eq!(server.endpoint.conns.len(), 65, "another address is not held up");
     let mut buf = Vec::new();
     while server.endpoint.poll_transmit(now, 1, &mut buf).is_some() {}

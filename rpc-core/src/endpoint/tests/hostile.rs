@@ -300,7 +300,7 @@ fn violations_close_the_connection_and_are_named() {
         ("truncated", |buf| buf.extend_from_slice(&[4, 2])),
         ("packet without frames", |_| {}),
         ("acknowledgement of a packet that was never sent", |buf| {
-            frame::put_ack(buf, 0, [(900, 900)].into_iter());
+            frame::put_ack(buf, 0, [(900, 900)].into_iter(), None);
         }),
         ("request with a call of the wrong side", |buf| {
             request_again(buf, CallId(1), Duration::from_secs(1), 0);

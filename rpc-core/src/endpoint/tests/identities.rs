@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pair::{Client, Pair, Server, Side, pattern};
-use crate::endpoint::{Config, Event, LostReason};
+use crate::endpoint::{Config, Datagram, Event, LostReason};
 use crate::security::{Identity, NodeKey, PublicKey, Security, SharedKey};
 use crate::wire::close;
 use crate::wire::packet::{Header, LONG_HEADER_SIZE, LongKind};
@@ -190,7 +190,7 @@ fn a_third_message_with_another_address_id_or_mode_completes_nothing() {
     let mode = third[LONG_HEADER_SIZE];
     assert_eq!(edited(scid, mode), third);
     let elsewhere = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 77));
-    pair.at(Server).handle_datagram(now, elsewhere, third.clone());
+    pair.at(Server).handle_datagram(now, Datagram::new(elsewhere, third.clone()));
     pair.inject(Client, edited(scid + 1, mode));
     pair.inject(Client, edited(scid, mode ^ 1));
     let counters = pair.at(Server).counters().clone();

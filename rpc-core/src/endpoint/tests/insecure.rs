@@ -10,6 +10,8 @@ mod hostile;
 mod limits;
 #[path = "loss.rs"]
 mod loss;
+#[path = "marks.rs"]
+mod marks;
 #[path = "memory.rs"]
 mod memory;
 #[path = "outcomes.rs"]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pair::{Client, Pair, Random, Server, pattern};
-use crate::endpoint::{Config, ConnId, Endpoint, Event, LostReason};
+use crate::endpoint::{Config, ConnId, Datagram, Endpoint, Event, LostReason};
 use crate::runtime::Instant;
 use crate::security::Security;
 use crate::wire::SETUP_DATAGRAM_SIZE;
@@ -169,7 +169,7 @@ fn so_many_exchanges_are_half_open_from_all_addresses_together() {
         client.connect(now, Server.address());
         client.poll_transmit(now, 1, &mut buf).unwrap();
         let from = SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + index), 5_000));
-        server.handle_datagram(now, from, Bytes::copy_from_slice(&buf));
+        server.handle_datagram(now, Datagram::new(from, Bytes::copy_from_slice(&buf)));
     }
     assert_eq!((server.conns.len(), server.counters().dropped_connections_max), (1_000, 100));
 }
@@ -225,7 +225,7 @@ fn nobody_at_another_address_sends_cookies_or_lists_of_versions() {
     put_checksum(&mut versions, 0);
     let elsewhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 77));
     for datagram in [setup::retry(conn.0, &[7; 40]), versions] {
-        pair.at(Client).handle_datagram(now, elsewhere, datagram.into());
+        pair.at(Client).handle_datagram(now, Datagram::new(elsewhere, datagram.into()));
     }
     assert_eq!(pair.at(Client).counters().dropped_unexpected_address, 2);
     let sent = pair.sent.len();
@@ -233,4 +233,29 @@ fn nobody_at_another_address_sends_cookies_or_lists_of_versions() {
     assert_eq!(pair.sent.len(), sent, "no INIT with a cookie of somebody else");
     pair.run_until("connected", |pair| !pair.events[Server as usize].is_empty());
     assert!(pair.lost(Client, conn).is_none());
+}
+
+#[test]
+fn every_copy_of_an_init_brings_one_reply_with_and_without_a_cookie() {
+    for cookies_above in [0, 100] {
+        let config = Config { cookies_above, ..Config::default() };
+        let mut pair = Pair::with(Config::default(), config, 5);
+        let now = pair.now;
+        pair.at(Client).connect(now, Server.address());
+        let of_kind = |pair: &Pair, wanted: LongKind| -> Vec<Bytes> {
+            let datagrams = pair.sent.iter().map(|flight| flight.datagram.clone());
+            let is_wanted = |datagram: &Bytes| matches!(Header::read(datagram), Ok(Header::Long { kind, .. }) if kind == wanted);
+            datagrams.filter(is_wanted).collect()
+        };
+        pair.run_until("REPLY", |pair| !of_kind(pair, LongKind::Reply).is_empty());
+        pair.drop_flights();
+        let init = of_kind(&pair, LongKind::Init).pop().unwrap();
+        for copies in 1..=9 {
+            pair.inject(Client, init.clone());
+            pair.drop_flights();
+            let replies = of_kind(&pair, LongKind::Reply);
+            assert_eq!(replies.len(), 1 + copies, "cookies above {cookies_above}");
+            assert!(replies.iter().all(|reply| reply.len() <= init.len()));
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::endpoint::{CallId, Config, ConnId, Endpoint, Event, Lane, LostReason, Request};
+use crate::endpoint::{CallId, Config, ConnId, Datagram, Ecn, Endpoint, Event, Lane, LostReason, Request};
 use crate::runtime::Instant;
 use crate::security::Security;
 use crate::wire::Form;
@@ -45,11 +45,21 @@ pub(super) struct Link {
     pub(super) corrupt: u64,
     /// Larger datagrams vanish.
     pub(super) mtu: usize,
+    /// What routers do to marks.
+    pub(super) mark: fn(Ecn) -> Ecn,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { latency: Duration::from_millis(1), loss: 0, reorder: 0, duplicate: 0, corrupt: 0, mtu: 1_452 }
+        Self {
+            latency: Duration::from_millis(1),
+            loss: 0,
+            reorder: 0,
+            duplicate: 0,
+            corrupt: 0,
+            mtu: 1_452,
+            mark: |ecn| ecn,
+        }
     }
 }
 
@@ -79,6 +89,7 @@ impl Side {
 pub(super) struct Flight {
     pub(super) to: Side,
     from: SocketAddr,
+    pub(super) ecn: Ecn,
     pub(super) datagram: Bytes,
 }
 
@@ -234,7 +245,7 @@ impl Pair {
     /// Sends a datagram as if it came from `from`.
     pub(super) fn inject(&mut self, from: Side, datagram: Bytes) {
         let now = self.now;
-        self.at(from.other()).handle_datagram(now, from.address(), datagram);
+        self.at(from.other()).handle_datagram(now, Datagram::new(from.address(), datagram));
         self.pump();
     }
 
@@ -271,7 +282,7 @@ impl Pair {
                 assert!(datagrams.len() <= segments_max);
                 for datagram in datagrams {
                     if transmit.destination == self.addresses[side.other() as usize] {
-                        self.send(side, datagram);
+                        self.send(side, transmit.ecn, datagram);
                     } else {
                         self.strays.push((transmit.destination, datagram.len()));
                     }
@@ -292,7 +303,7 @@ impl Pair {
         }
     }
 
-    fn send(&mut self, from: Side, datagram: Bytes) {
+    fn send(&mut self, from: Side, ecn: Ecn, datagram: Bytes) {
         assert!(datagram.len() <= self.configs[from as usize].datagram_size_max.max(1_200));
         if let Ok(Header::Short { dcid, pn_low }) = Header::read(&datagram)
             && crate::wire::packet::read_reset(&datagram, super::security().reset_key().as_ref()).is_none()
@@ -303,8 +314,9 @@ impl Pair {
             );
         }
         let (to, address) = (from.other(), self.addresses[from as usize]);
-        self.sent.push(Flight { to, from: address, datagram: datagram.clone() });
+        self.sent.push(Flight { to, from: address, ecn, datagram: datagram.clone() });
         let link = self.link;
+        let ecn = (link.mark)(ecn);
         if self.random.percent(link.loss) || datagram.len() > link.mtu {
             return;
         }
@@ -318,7 +330,7 @@ impl Pair {
             let extra = if self.random.percent(link.reorder) { self.random.below(30) as u32 } else { 0 };
             let at = self.now + link.latency + link.latency * extra / 10;
             self.flight_next += 1;
-            let flight = Flight { to, from: address, datagram: datagram.into() };
+            let flight = Flight { to, from: address, ecn, datagram: datagram.into() };
             self.flights.insert((at, self.flight_next), flight);
         }
     }
@@ -333,7 +345,8 @@ impl Pair {
         let now = self.now;
         while let Some(entry) = self.flights.first_entry().filter(|entry| entry.key().0 <= now) {
             let flight = entry.remove();
-            self.at(flight.to).handle_datagram(now, flight.from, flight.datagram);
+            let Flight { to, from, ecn, datagram: contents } = flight;
+            self.at(to).handle_datagram(now, Datagram { from, ecn, contents });
         }
         for side in [Client, Server] {
             if self.at(side).poll_timeout().is_some_and(|at| at <= now) {

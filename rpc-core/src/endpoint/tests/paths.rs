@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pair::{Client, Link, Pair, Server, pattern};
-use crate::endpoint::{Config, Event};
+use crate::endpoint::{Config, Datagram, Event};
 
 fn elsewhere(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -187,7 +187,7 @@ fn the_old_address_is_kept_until_the_new_one_has_answered() {
     // A packet of the client, sent on from an address at which nobody is.
     pair.at(Client).poll_transmit(now, 1, &mut buf).unwrap();
     let (size, victim) = (buf.len(), elsewhere(999));
-    pair.at(Server).handle_datagram(now, victim, buf.into());
+    pair.at(Server).handle_datagram(now, Datagram::new(victim, buf.into()));
     pair.run_for(Duration::from_secs(8));
     assert!(pair.answer(Client, client, call).is_some(), "the answer went to the old address");
     assert_eq!(pair.at(Server).connection(server).unwrap().remote, Client.address());
@@ -213,7 +213,7 @@ fn a_small_packet_from_elsewhere_brings_few_challenges() {
     let (datagram, now) = (acknowledgement.unwrap().datagram, pair.now);
     let (size, victim) = (datagram.len(), elsewhere(999));
     assert!(size < 40, "{size} bytes");
-    pair.at(Server).handle_datagram(now, victim, datagram);
+    pair.at(Server).handle_datagram(now, Datagram::new(victim, datagram));
     pair.link.loss = 100;
     pair.run_for(Duration::from_secs(5));
     let challenges: Vec<_> =
@@ -235,7 +235,7 @@ fn a_repeated_or_older_packet_from_elsewhere_starts_nothing() {
     let now = pair.now;
     let recorded: Vec<_> = pair.sent.iter().filter(|flight| flight.to == Server).skip(1).cloned().collect();
     for flight in recorded {
-        pair.at(Server).handle_datagram(now, elsewhere(999), flight.datagram);
+        pair.at(Server).handle_datagram(now, Datagram::new(elsewhere(999), flight.datagram));
     }
     pair.run_for(Duration::from_secs(1));
     assert!(pair.strays.iter().all(|(to, _)| *to != elsewhere(999)));

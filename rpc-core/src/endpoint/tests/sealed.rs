@@ -16,6 +16,8 @@ mod identities;
 mod limits;
 #[path = "loss.rs"]
 mod loss;
+#[path = "marks.rs"]
+mod marks;
 #[path = "memory.rs"]
 mod memory;
 #[path = "outcomes.rs"]

@@ -14,7 +14,7 @@ use crate::endpoint::Config;
 use crate::peer::Peer;
 use crate::rpc::{Ctx, Never, Remote, Services};
 use crate::runtime::Runtime;
-use crate::sim::{Capacity, World};
+use crate::sim::{Capacity, CapacityHits, World};
 
 /// 200 Mbit/s.
 const RATE: u64 = 25_000_000;
@@ -25,6 +25,17 @@ const CLIENT: u64 = 2;
 
 /// A world of two nodes with one bottleneck in each direction.
 fn world(rate: u64, loss_percent: u32, rtt: Duration, queue_max: Duration) -> World {
+    marking_world(rate, loss_percent, rtt, queue_max, None)
+}
+
+/// The same with queues that mark what waits longer than `mark_above`.
+fn marking_world(
+    rate: u64,
+    loss_percent: u32,
+    rtt: Duration,
+    queue_max: Duration,
+    mark_above: Option<Duration>,
+) -> World {
     let world = World::new(5);
     let delay_us = rtt.as_micros() as u32 / 2;
     world.set_default_link(LinkPolicy {
@@ -33,7 +44,7 @@ fn world(rate: u64, loss_percent: u32, rtt: Duration, queue_max: Duration) -> Wo
         delay_max_us: delay_us,
         ..LinkPolicy::default()
     });
-    let capacity = Capacity { rate_bytes_per_s: rate, queue_max, ..Capacity::default() };
+    let capacity = Capacity { rate_bytes_per_s: rate, queue_max, mark_above, ..Capacity::default() };
     world.set_capacity(CLIENT, SERVER, capacity);
     world.set_capacity(SERVER, CLIENT, capacity);
     world.start(SERVER);
@@ -96,6 +107,48 @@ fn loss_is_congestion_to_cubic() {
     let took = world.run(async move { send(&clock, &remote, 2 << 20).await });
     drop((client, server));
     assert!(took > Duration::from_millis(500), "{took:?}");
+}
+
+/// How long small calls take at most beside a transfer of 16 MiB over a link of 20 ms, once it is under way, and how
+/// long that takes, in milliseconds; what its queue of 50 ms did.
+fn beside(algorithm: &Algorithm, mark_above: Option<Duration>) -> (u128, u128, CapacityHits) {
+    let (rtt, queue_max) = (Duration::from_millis(20), Duration::from_millis(50));
+    let world = marking_world(RATE, 0, rtt, queue_max, mark_above);
+    let server = start(&world, SERVER, address(SERVER), algorithm);
+    let client = start(&world, CLIENT, address(CLIENT), algorithm);
+    let (clock, remote) = (world.observer(), client.remote(server.local_addr()));
+    let (slowest, took) = world.run(async move {
+        let transfer = clock.spawn("transfer", {
+            let (clock, remote) = (clock.clone(), remote.clone());
+            async move { send(&clock, &remote, 16 << 20).await }
+        });
+        clock.sleep(Duration::from_millis(300)).await;
+        let mut slowest = Duration::ZERO;
+        for _ in 0..12 {
+            slowest = slowest.max(send(&clock, &remote, 64).await);
+        }
+        (slowest, transfer.await.unwrap())
+    });
+    drop((client, server));
+    (slowest.as_millis(), took.as_millis(), world.capacity_hits())
+}
+
+#[test]
+fn a_queue_that_marks_stays_short_and_loses_nothing() {
+    let mark_above = Some(Duration::from_millis(5));
+    for algorithm in [Algorithm::Bbr, Algorithm::Cubic] {
+        let (slowest, took, hits) = beside(&algorithm, mark_above);
+        println!("{algorithm:?}: {slowest} {took} {hits:?}");
+        assert!(hits.overflowed == 0 && hits.marked > 0, "{algorithm:?}: {hits:?}");
+        assert!(slowest < 20 + 15, "{algorithm:?}: {slowest} ms");
+        assert!(took < 950, "{algorithm:?}: {took} ms");
+    }
+    let (slowest, took, hits) = beside(&Algorithm::Cubic, None);
+    println!("{slowest} {took} {hits:?}");
+    assert!(
+        hits.overflowed > 0 && slowest > 20 + 30,
+        "{slowest} ms: without marks the queue is full, {hits:?}"
+    );
 }
 
 /// A window that stays as it is.

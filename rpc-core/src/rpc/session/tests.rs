@@ -23,6 +23,8 @@ enum Manner {
     Done,
     Busy,
     Refuses,
+    /// It answers a millisecond later.
+    Slow,
     /// It never answers.
     Silent,
 }
@@ -41,6 +43,13 @@ impl Channel for Wire {
             Manner::Done => Ok(Reply::from(Bytes::from_static(codec::NULL_ITEM))),
             Manner::Busy => Err(RpcError::not_executed(Code::ServerBusy, "later").into()),
             Manner::Refuses => Err(RpcError::not_executed(Code::MethodNotFound, "no stream").into()),
+            Manner::Slow => {
+                let runtime = self.runtime.clone();
+                return Box::pin(async move {
+                    runtime.sleep(Duration::from_millis(1)).await;
+                    Ok(Reply::from(Bytes::from_static(codec::NULL_ITEM)))
+                });
+            }
             Manner::Silent => return Box::pin(std::future::pending()),
         };
         Box::pin(async move { answer })
@@ -598,4 +607,22 @@ fn so_many_messages_are_under_way_and_no_more() {
     scene.behave(Manner::Silent);
     let _sources: Vec<Source<u64>> = (0..100).map(|call| scene.read(call, &SOURCE).unwrap()).collect();
     assert_eq!(scene.said::<(HandleId, u64, u64)>(GRANT).len(), 64);
+}
+
+#[test]
+fn streams_that_have_more_to_say_do_not_keep_others_from_speaking() {
+    const STREAMS: u64 = 70;
+    let scene = Scene::new();
+    scene.behave(Manner::Slow);
+    let sinks: Vec<Sink<u64>> = (0..STREAMS).map(|index| scene.read(2 * index + 1, &SINK).unwrap()).collect();
+    let send = || sinks.iter().for_each(|sink| assert_eq!(sink.send(&1).now_or_never(), Some(Ok(()))));
+    send();
+    scene.pass(Duration::from_micros(1));
+    // As many speak as may at once; by the time they are answered, all of them have more.
+    send();
+    scene.pass(Duration::from_millis(20));
+    type Pushed = (HandleId, u64, u64, Bytes, bool, Option<RpcError>);
+    let said: Vec<_> = scene.said::<Pushed>(PUSH).into_iter().map(|push| push.0).collect();
+    let first: BTreeSet<_> = said.iter().take(STREAMS as usize).collect();
+    assert_eq!(first.len() as u64, STREAMS, "{said:?}");
 }
