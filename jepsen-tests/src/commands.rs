@@ -9,6 +9,7 @@ pub(crate) mod run;
 pub(crate) mod shrink;
 pub(crate) mod sim;
 mod summary;
+mod time;
 pub(crate) mod verdict;
 
 use std::process::ExitCode;

@@ -6,6 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// As the servers do, and because a simulation allocates much.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Fault tests with a verdict.
 ///
 /// Exit codes: 0 linearizable, 9 a violation was found, 10 inconclusive (or a history that cannot be read), 2 usage,

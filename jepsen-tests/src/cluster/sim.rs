@@ -402,7 +402,7 @@ impl Cluster for SimCluster {
 
     async fn hits(&self) -> Hits {
         let mut others = self.state().hits.clone();
-        let CapacityHits { overflowed, too_large } = self.world.capacity_hits();
+        let CapacityHits { overflowed, too_large, .. } = self.world.capacity_hits();
         others.insert(FaultKind::Narrow, overflowed + too_large);
         let disks = |count: fn(&SimDisk) -> u64| self.disks.values().map(count).sum::<u64>();
         others.insert(FaultKind::Cut, disks(SimDisk::cut_count));

@@ -98,6 +98,8 @@ fn catch(bugs: &[Bug], args: &Args) -> io::Result<usize> {
 fn start(bug: &Bug, args: &Args) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["sim", "--stop", "--seeds", &args.seeds.to_string(), "--from", &args.from.to_string()]);
+    // Others are looked for beside it.
+    command.args(["--jobs", "1"]);
     command.env(plant::VARIABLE, bug.name).env("KV_LOG", "off");
     command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use self::progress::Progress;
 use super::Exit;
 use super::folder::Folder;
 use super::summary::{Setup, Summary, Verdict};
+use super::time::Time;
 
 mod binary;
 mod progress;
@@ -82,40 +82,6 @@ enum Output {
     Json,
 }
 
-/// A time with its unit.
-#[derive(Clone, Debug)]
-struct Time {
-    text: String,
-    duration: Duration,
-}
-
-impl FromStr for Time {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-        let seconds = match &text[digits.len()..] {
-            "s" => Some(1),
-            "m" => Some(60),
-            "h" => Some(3_600),
-            _ => None,
-        };
-        let number = digits.parse::<u64>().ok();
-        let seconds = number.zip(seconds).and_then(|(number, unit)| number.checked_mul(unit));
-        match seconds {
-            Some(seconds) if (TIME_MIN..=TIME_MAX).contains(&seconds) => {
-                Ok(Self { text: text.to_owned(), duration: Duration::from_secs(seconds) })
-            }
-            Some(_) => Err(format!("a run takes from {TIME_MIN} s to {} h", TIME_MAX / 3_600)),
-            None => Err("a time is a whole number and s, m or h, as in 30s".to_owned()),
-        }
-    }
-}
-
-/// Seconds of the shortest run: in less time hardly a fault fits.
-const TIME_MIN: u64 = 5;
-/// Seconds of the longest run.
-const TIME_MAX: u64 = 24 * 3_600;
 /// Seeds that are drawn are below: short enough to be told on the telephone.
 const SEED_MAX: u64 = 1_000_000_000;
 /// Operations that a run must have had answered to count.

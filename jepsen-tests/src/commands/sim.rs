@@ -1,9 +1,13 @@
 //! `jepsen-tests sim`: seeds of the simulated cluster.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use jepsen_tests::plan::FaultKind;
@@ -14,6 +18,7 @@ use jepsen_tests::workload::Workload;
 use super::Exit;
 use super::folder::{Folder, REPORT};
 use super::summary::{Setup, Summary, Verdict};
+use super::time::Time;
 
 /// Run the real crates in virtual time: one seed decides network, disks, clocks and faults, and gives one trace.
 #[derive(Debug, clap::Args)]
@@ -36,6 +41,12 @@ pub(crate) struct Args {
     /// End with the first seed that fails
     #[arg(long, conflicts_with = "compare")]
     stop: bool,
+    /// Seeds at once; as many as there are processors unless given
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=256))]
+    jobs: Option<u64>,
+    /// Begin no more seeds after so long, as in 15m, however many are left
+    #[arg(long, conflicts_with_all = ["seed", "compare"])]
+    time: Option<Time>,
     /// Let one number come from the system instead of the seed: --compare must then fail
     #[arg(long, hide = true)]
     plant_entropy: bool,
@@ -84,6 +95,11 @@ impl Args {
         words
     }
 
+    fn jobs(&self) -> u64 {
+        let processors = || std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+        self.jobs.unwrap_or_else(processors)
+    }
+
     fn replay(&self, seed: u64) -> String {
         let words = [vec![format!("sim --seed {seed}")], self.words()].concat();
         format!("cargo run --release -p jepsen-tests -- {}", words.join(" "))
@@ -108,12 +124,13 @@ pub(crate) fn run(args: &Args) -> Exit {
     if let Some(seed) = args.seed {
         return one(&args.simulation(seed), args, &args.replay(seed));
     }
-    let (mut worst, mut seeds, mut operations, mut virtual_time) = (Exit::Linearizable, 0, 0, Duration::ZERO);
+    let (mut worst, mut seeds, mut operations, mut virtual_time) =
+        (Exit::Linearizable, 0u64, 0, Duration::ZERO);
     // The time of the person who waits; the simulation itself has its own.
     #[expect(clippy::disallowed_methods, reason = "tells the user how fast the simulation is")]
     let started = Instant::now();
-    for seed in args.from..args.from + args.seeds {
-        let simulated = args.simulation(seed).run(None);
+    let is_over = || args.time.as_ref().is_some_and(|time| started.elapsed() >= time.duration);
+    sweep(args, is_over, |seed, simulated| {
         let (exit, text) = judge(&simulated);
         print_line(&format!("seed {seed} {simulated}: {text}"));
         if exit != Exit::Linearizable {
@@ -129,18 +146,56 @@ pub(crate) fn run(args: &Args) -> Exit {
             operations += run.history.operations.len();
             virtual_time += run.duration;
         }
-        if args.stop && exit == Exit::Violation {
-            break;
-        }
-    }
+        if args.stop && exit == Exit::Violation { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
     let took = started.elapsed().as_secs_f64();
+    if seeds < args.seeds && is_over() {
+        eprintln!("the time was up after {seeds} of {} seeds", args.seeds);
+    }
     eprintln!(
         "{seeds} seeds, {operations} operations, {:.0} virtual seconds in {took:.1} s: {:.1} seeds/s, {:.0}x real time",
         virtual_time.as_secs_f64(),
-        f64::from(seeds) / took,
+        seeds as f64 / took,
         virtual_time.as_secs_f64() / took
     );
     worst
+}
+
+/// Runs the seeds, some at once, and tells each in its turn, until `is_over` or `tell` has enough. A seed's world knows
+/// nothing of the others.
+fn sweep(
+    args: &Args,
+    is_over: impl Fn() -> bool + Sync,
+    mut tell: impl FnMut(u64, Simulated) -> ControlFlow<()>,
+) {
+    let (next, end) = (AtomicU64::new(args.from), args.from + args.seeds);
+    let (sender, simulated) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs().min(args.seeds) {
+            let (sender, next, is_over) = (sender.clone(), &next, &is_over);
+            scope.spawn(move || {
+                while !is_over() {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    // Nobody listens when enough was told.
+                    if seed >= end || sender.send((seed, args.simulation(seed).run(None))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let (mut due, mut early) = (args.from, BTreeMap::new());
+        for (seed, simulated) in simulated {
+            early.insert(seed, simulated);
+            while let Some(simulated) = early.remove(&due) {
+                if tell(due, simulated).is_break() {
+                    next.store(end, Ordering::Relaxed);
+                    return;
+                }
+                due += 1;
+            }
+        }
+    });
 }
 
 /// One seed, with its plan or its trace.
@@ -221,6 +276,7 @@ fn compare(args: &Args) -> Exit {
     let process = || {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["sim", "--seeds", &args.seeds.to_string(), "--from", &args.from.to_string()]);
+        command.args(["--jobs", &args.jobs().div_ceil(2).to_string()]);
         command.args(args.words()).args(args.plant_entropy.then_some("--plant-entropy"));
         command.stdout(Stdio::piped()).spawn()
     };
