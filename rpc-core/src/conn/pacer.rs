@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn the_rate_is_kept_in_bursts() {
         let (mut pacer, mut now) = (Pacer::default(), Instant::from_nanos(1_000_000_000));
-        let (mut sent, mut burst, mut burst_max) = (0, 0, 0);
+        let (mut sent, mut burst, mut burst_max, mut waits) = (0, 0, 0, 0);
         let start = now;
         while now - start < Duration::from_secs(1) {
             if pacer.may_send(now, 1_200, 25_000_000) {
@@ -101,12 +101,22 @@ mod tests {
             }
             burst_max = burst.max(burst_max);
             burst = 0;
+            waits += 1;
             now = pacer.timeout().unwrap();
             pacer.on_timeout(now);
         }
         assert!((24_800_000..25_200_000).contains(&sent), "{sent}");
         // The first burst is what the bucket held.
         assert!(burst_max <= 42, "{burst_max}");
+        // 16 packets are 19,200 bytes.
+        assert!((1_250..1_350).contains(&waits), "{waits}");
+    }
+
+    #[test]
+    fn a_rate_of_nothing_is_not_kept() {
+        let (mut pacer, now) = (Pacer::default(), Instant::default());
+        assert!(!pacer.may_send(now, 1_200, 0));
+        assert_eq!(pacer.timeout(), Some(now + Duration::from_millis(120)));
     }
 
     #[test]

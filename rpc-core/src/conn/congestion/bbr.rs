@@ -235,7 +235,6 @@ impl Bbr {
             }
             Phase::ProbeRtt { window, drained } => {
                 if drained && passed > PROBE_RTT.max(self.rtt_min) {
-                    self.rtt_min_at = now;
                     self.window = window;
                     self.cruise(acked);
                 }
@@ -366,3 +365,6 @@ const STARTUP_PERCENT: u64 = 277;
 const RTT_MIN_AGE: Duration = Duration::from_secs(5);
 /// How long the queue is left to run empty.
 const PROBE_RTT: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

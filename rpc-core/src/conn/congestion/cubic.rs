@@ -187,6 +187,62 @@ mod tests {
         assert_eq!(cubic.window(), 4_000);
     }
 
+    /// After a loss at 100,000 bytes, noticed at 20 ms: 70,000 are left.
+    fn reduced() -> Cubic {
+        let mut cubic = Cubic::new(1_000);
+        cubic.on_ack(&acked(at(10), at(0), 90_000));
+        cubic.on_loss(&lost(at(20), at(15)));
+        cubic
+    }
+
+    /// Lets a round trip pass in which the whole window is acknowledged.
+    fn round(cubic: &mut Cubic, now: u64, rtt: u64) {
+        cubic.on_ack(&acked(at(now), at(now - rtt), cubic.window()));
+    }
+
+    #[test]
+    fn the_window_goes_to_where_the_curve_is_in_a_round_trip_from_now() {
+        let mut cubic = reduced();
+        cubic.on_ack(&acked(at(22), at(20), 70_000));
+        assert_eq!(cubic.window(), 70_000, "it was sent before the loss was noticed");
+        round(&mut cubic, 221, 200);
+        assert!((74_000..74_200).contains(&cubic.window()), "{}", cubic.window());
+        round(&mut cubic, 60_000, 200);
+        assert!((110_000..111_500).contains(&cubic.window()), "half again at most: {}", cubic.window());
+        let before = cubic.window();
+        cubic.on_loss(&lost(at(60_001), at(60_000)));
+        round(&mut cubic, 60_300, 200);
+        assert!(cubic.window() < before * 8 / 10, "a loss begins the curve anew: {}", cubic.window());
+    }
+
+    #[test]
+    fn who_loses_below_the_plateau_leaves_room_and_a_mark_costs_half_of_what_a_loss_does() {
+        let mut cubic = reduced();
+        cubic.on_loss(&lost(at(40), at(30)));
+        assert_eq!((cubic.window(), cubic.window_max), (49_000, 70_000 * 17 / 20));
+        let mut cubic = reduced();
+        let marked = Marked { now: at(40), packets: 1, bytes: 1_000, newest_sent: at(30), in_flight: 0 };
+        cubic.on_marked(&marked);
+        cubic.on_marked(&marked);
+        assert_eq!(cubic.window(), 59_500);
+        cubic.set_packet_size(20_000);
+        assert_eq!(cubic.window(), 80_000, "four packets of any size");
+    }
+
+    #[test]
+    fn where_round_trips_are_short_it_grows_as_reno_does_from_what_a_loss_left() {
+        let mut cubic = reduced();
+        for now in 100..200 {
+            round(&mut cubic, now, 1);
+        }
+        // 9/17 of a packet for each round trip, more than the curve has in 0.1 s.
+        assert!((120_000..123_000).contains(&cubic.window()), "{}", cubic.window());
+        cubic.on_loss(&lost(at(200), at(199)));
+        let before = cubic.window();
+        round(&mut cubic, 202, 1);
+        assert!((before + 500..before + 1_000).contains(&cubic.window()), "{before} {}", cubic.window());
+    }
+
     #[test]
     fn cube_roots_are_exact() {
         for number in [0, 1, 7, 8, 26, 27, 75_000_000_000, u128::from(u64::MAX)] {
