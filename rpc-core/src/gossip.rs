@@ -205,8 +205,6 @@ impl Gossip {
         let mut shared = self.inner.lock();
         shared.own = Some(own);
         self.inner.write_own(&mut shared);
-        drop(shared);
-        self.inner.nudge.notify_one();
         Ok(())
     }
 
@@ -222,7 +220,6 @@ impl Gossip {
             let entries = shared.set.entries(self.inner.moment(), &[shared.set.own()]);
             (shared.peer.take(), targets, News { entries, wanted: Vec::new() })
         };
-        self.inner.nudge.notify_one();
         let Some(peer) = peer else { return 0 };
         let tell = |address| {
             PeersClient::new(peer.remote(address)).exchange(news.clone()).timeout(self.inner.config.timeout)

@@ -126,6 +126,9 @@ mod tests {
         let mut clock = HybridClock::new(1);
         let stamp = Stamp { wall_ms: u64::MAX, counter: u32::MAX, writer: 2 };
         assert!(clock.observe(stamp, 1_000, MINUTE).is_err());
+        let bound = Stamp { wall_ms: 61_000, ..stamp };
+        assert!(clock.observe(Stamp { wall_ms: 61_001, ..stamp }, 1_000, MINUTE).is_err());
+        assert_eq!(clock.clone().observe(bound, 1_000, MINUTE), Ok(()));
         assert_eq!(clock.tick(1_000), Stamp { wall_ms: 1_000, counter: 0, writer: 1 });
     }
 }

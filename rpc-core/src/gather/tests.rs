@@ -230,3 +230,34 @@ fn dropping_the_gathering_cancels_every_call() {
     servers.settle();
     assert_eq!(servers.handlers(), (3, 0));
 }
+
+#[test]
+fn a_hedge_starts_all_at_once_where_all_are_wanted_and_as_many_as_a_count_needs() {
+    let servers = Servers::new(13);
+    let (runtime, calls) = (servers.world.observer(), servers.calls([1, 2, 3]));
+    let pause = Duration::from_secs(60);
+    let hedged = |calls, runtime: &Runtime| scatter::<Vec<_>, Call<u64, Never>>(calls).hedged(runtime, pause);
+    let (replies, took) = servers.run(hedged(calls, &runtime).all());
+    assert_eq!((replies.values().count(), millis(took) < 320), (3, true), "{took:?}");
+    let calls = servers.calls([1, 2, 3]);
+    let (replies, took) = servers.run(hedged(calls, &runtime).first(2));
+    assert_eq!((&replies[2], millis(took) < 220), (&Reply::NotStarted, true), "{took:?}");
+}
+
+#[test]
+fn what_is_there_at_the_deadline_counts() {
+    let servers = Servers::new(14);
+    let runtime = servers.world.observer();
+    let calls = [1, 2].map(|value| std::future::ready(Ok::<u64, Error>(value)));
+    let deadline = runtime.now();
+    let (replies, _) = servers.run(async move { until(&runtime, deadline, calls).await });
+    assert_eq!(replies.values().count(), 2);
+}
+
+#[test]
+fn a_hedge_that_has_asked_all_waits_for_them_whatever_the_pause() {
+    let servers = Servers::new(15);
+    let (runtime, calls) = (servers.world.observer(), servers.calls([3, 4]));
+    let (result, took) = servers.run(async move { hedged(&runtime, Duration::from_millis(10), calls).await });
+    assert_eq!((result, (300..320).contains(&millis(took))), (Ok((0, 3)), true), "{took:?}");
+}

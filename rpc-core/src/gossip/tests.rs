@@ -391,7 +391,7 @@ fn a_flood_of_tombstones_ends_at_the_limit() {
 
 #[test]
 fn who_left_serves_the_set_no_more_and_is_freed() {
-    let mut mesh = Mesh::new(21, 0);
+    let mut mesh = Mesh::calm(21, 0);
     mesh.grow(2);
     mesh.until_known(&[1, 2], MINUTE);
     let (peer, gossip) = mesh.nodes.remove(&1).unwrap();
@@ -417,4 +417,160 @@ fn an_entry_has_the_shape_that_the_protocol_names() {
     }
     assert_eq!(codec::decode::<Entry>(&codec::encode(&entry).unwrap()), Ok(entry));
     assert_eq!(codec::decode::<Reason>(&codec::encode("SomethingNew").unwrap()), Ok(Reason::Other));
+}
+
+/// A copy of the set by itself: who is silent is forgotten after a minute, a tombstone after an hour.
+fn lone_set() -> EndpointSet {
+    let mut set = EndpointSet::new(NodeId(1), MINUTE, 60 * MINUTE);
+    set.write_own(after(Duration::ZERO), Some(address(7_001).into()));
+    set
+}
+
+/// So long after the beginning, by both clocks.
+fn after(passed: Duration) -> Moment {
+    let now = crate::runtime::Instant::from_nanos(1_000_000_000) + passed;
+    Moment { now, wall_ms: WALL_MS + passed.as_millis() as u64 }
+}
+
+fn tombstone(node: u64, wall_ms: u64) -> Entry {
+    Entry { advertisement: None, ..entry(node, wall_ms) }
+}
+
+#[test]
+fn an_entry_is_kept_for_as_long_as_it_is_young_whoever_sends_it_again() {
+    let mut set = lone_set();
+    let second = Duration::from_secs(1);
+    let old = Entry { age_ms: 40_000, ..entry(2, WALL_MS) };
+    assert!(set.take(after(Duration::ZERO), vec![old]).changed);
+    let again = set.take(after(10 * second), vec![entry(2, WALL_MS)]);
+    assert!(!again.changed, "the same entry, said to be young");
+    assert_eq!(set.entries(after(15 * second), &[NodeId(2)])[0].age_ms, 55_000);
+    assert!(!set.expire(after(20 * second - Duration::from_millis(1))));
+    assert!(set.expire(after(20 * second)), "a node went");
+    assert!(set.find(NodeId(2)).is_none());
+    let dead = Entry { age_ms: 60_000, ..entry(3, WALL_MS) };
+    let taken = set.take(after(20 * second), vec![dead]);
+    assert!(!taken.changed && taken.refused.is_empty() && set.find(NodeId(3)).is_none());
+
+    assert!(!set.take(after(20 * second), vec![tombstone(4, WALL_MS)]).changed);
+    let aged = set.entries(after(20 * second + 10 * MINUTE), &[NodeId(4)]);
+    assert_eq!((aged[0].age_ms, &aged[0].advertisement), (600_000, &None));
+    assert!(!set.expire(after(2 * 60 * MINUTE)), "a tombstone that went is no change");
+    let left = set.difference(&Digest { buckets: Vec::new() }).stamps;
+    assert_eq!(left.iter().map(|(node, _)| node.0).collect::<Vec<_>>(), [1], "who is here stays");
+}
+
+#[test]
+fn tombstones_are_counted_as_nodes_come_and_go_and_the_own_one_stays() {
+    let mut set = lone_set();
+    let moment = after(Duration::ZERO);
+    for wall_ms in (0..2 * TOMBSTONES_MAX as u64).step_by(2) {
+        set.take(moment, vec![entry(2, wall_ms), tombstone(2, wall_ms + 1)]);
+    }
+    set.take(moment, vec![tombstone(3, WALL_MS)]);
+    assert_eq!(set.entries(moment, &[NodeId(2), NodeId(3)]).len(), 2, "there are two");
+    set.write_own(moment, None);
+    let flood = |node: u64| after(Duration::from_millis(node));
+    for node in 10..10 + 2 * TOMBSTONES_MAX as u64 {
+        set.take(flood(node), vec![tombstone(node, WALL_MS)]);
+    }
+    let left = set.entries(moment, &[NodeId(1), NodeId(2), NodeId(10)]);
+    assert_eq!(left.iter().map(|entry| entry.node.0).collect::<Vec<_>>(), [1], "the oldest of others went");
+}
+
+#[test]
+fn at_the_limit_who_is_known_may_say_something_new() {
+    let mut set = lone_set();
+    let moment = after(Duration::ZERO);
+    let nodes: Vec<_> = (2..=NODES_MAX as u64).map(|node| entry(node, WALL_MS)).collect();
+    assert_eq!(set.take(moment, nodes).refused, []);
+    let moved = Entry { advertisement: Some(address(9).into()), ..entry(2, WALL_MS + 1) };
+    let taken = set.take(moment, vec![moved, entry(5_000, WALL_MS)]);
+    assert_eq!(taken.refused, [Refusal { node: NodeId(5_000), reason: Reason::TooManyNodes }]);
+    assert_eq!(set.find(NodeId(2)), Some(&address(9).into()));
+}
+
+#[test]
+fn what_fits_one_exchange_needs_no_other_and_a_digest_of_another_length_differs_everywhere() {
+    let moment = after(Duration::ZERO);
+    for (count, more) in [(ENTRIES_MAX as u64, false), (ENTRIES_MAX as u64 + 1, true)] {
+        let mut set = EndpointSet::new(NodeId(1), MINUTE, MINUTE);
+        set.take(moment, (2..2 + count).map(|node| entry(node, WALL_MS)).collect());
+        let nobody = EndpointSet::new(NodeId(0), MINUTE, MINUTE);
+        let (news, again) = set.news(moment, &nobody.difference(&set.digest()));
+        assert_eq!((news.entries.len(), again), (ENTRIES_MAX, more));
+        let stamps = set.difference(&Digest { buckets: vec![0; 3] }).stamps;
+        assert_eq!(stamps.len() as u64, count);
+        let (news, again) = nobody.news(moment, &set.difference(&nobody.digest()));
+        assert_eq!((news.wanted.len(), again), (ENTRIES_MAX, more));
+    }
+}
+
+#[test]
+fn a_node_alone_does_not_speak_with_itself() {
+    let mut mesh = Mesh::new(22, 0);
+    mesh.grow(1);
+    mesh.sleep(MINUTE);
+    assert_eq!(mesh.gossip(1).counters(), Counters::default());
+}
+
+#[test]
+fn rounds_and_entries_are_counted_on_both_sides() {
+    let mut mesh = Mesh::new(23, 0);
+    mesh.start(2, 7_002, 7_001);
+    mesh.sleep(10 * Duration::from_secs(1));
+    let counters = mesh.gossip(2).counters();
+    assert!(counters.rounds > 0 && counters.rounds_failed > 0, "nobody is there: {counters:?}");
+    assert!(counters.rounds_failed <= counters.rounds && counters.entries_sent == 0);
+    mesh.start(1, 7_001, 7_002);
+    mesh.until_known(&[1, 2], MINUTE);
+    let [one, two] = [1, 2].map(|node| mesh.gossip(node).counters());
+    assert_eq!((one.entries_received, two.entries_received), (two.entries_sent, one.entries_sent));
+    assert!(one.entries_received > 0 && two.entries_received > 0);
+}
+
+#[test]
+fn entries_that_others_refuse_are_counted_and_not_offered_again_in_the_round() {
+    let mut mesh = Mesh::calm(24, 0);
+    mesh.grow(2);
+    mesh.until_known(&[1, 2], MINUTE);
+    // Node 2 knows more than fits an exchange of nodes whose clocks are too far ahead for node 1.
+    mesh.world.jump_wall_clock(2, 24 * 3_600_000);
+    let ahead = WALL_MS + 30 * 3_600_000;
+    // All of them are said to be where node 1 is, with whom it speaks.
+    let invented = |node| Entry { advertisement: Some(address(7_001).into()), ..entry(node, ahead) };
+    let entries = (100..100 + 2 * ENTRIES_MAX as u64).map(invented).collect::<Vec<_>>();
+    assert_eq!(mesh.gossip(2).inner.take(entries), []);
+    mesh.sleep(Duration::from_secs(30));
+    let [one, two] = [1, 2].map(|node| mesh.gossip(node).counters());
+    assert!(two.entries_refused_by_others > 0 && one.entries_refused > 0, "{one:?} {two:?}");
+    let exchanges = one.rounds + two.rounds;
+    let refused = one.entries_refused / ENTRIES_MAX as u64;
+    assert!(refused <= exchanges, "{refused} exchanges were refused in {exchanges} rounds");
+}
+
+#[test]
+fn a_node_that_would_write_its_entry_too_rarely_writes_it_in_time() {
+    let mut mesh = Mesh::calm(25, 0);
+    mesh.config.refresh = 60 * MINUTE;
+    mesh.grow(2);
+    mesh.until_known(&[1, 2], MINUTE);
+    for _ in 0..30 {
+        mesh.sleep(MINUTE);
+        mesh.until_known(&[1, 2], Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_watch_tells_who_was_forgotten_and_who_leaves_tells_three() {
+    let mut mesh = Mesh::calm(26, 0);
+    mesh.grow(6);
+    mesh.until_known(&[1, 2, 3, 4, 5, 6], MINUTE);
+    assert_eq!(mesh.leave(6), 3);
+    mesh.until_known(&[1, 2, 3, 4, 5], MINUTE);
+    mesh.crash(5);
+    let (mut watch, observer) = (mesh.gossip(1).watch(), mesh.world.observer());
+    let told = mesh.world.run(async move { observer.timeout(7 * MINUTE, watch.changed()).await });
+    assert!(told.is_ok());
+    assert_eq!(ids(&mesh.gossip(1)), [1, 2, 3, 4]);
 }
