@@ -269,3 +269,68 @@ impl Callee {
 /// A peer may be behind in what it knows to be over, so the tables hold some times as many calls as it may have open.
 const TABLE_FACTOR: usize = 8;
 const TABLE_MIN: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(size: usize) -> Answer {
+        Answer { status: 0, lane: Lane::Normal, form: Form::default(), body: vec![7; size].into() }
+    }
+
+    /// A call that ran and whose answer arrived; how many others were forgotten for it.
+    fn run(callee: &mut Callee, call: u64, size: usize) -> u64 {
+        assert_eq!(callee.admission(call), Ok(Admission::New));
+        callee.take(call, Serving::Running { lane: Lane::Normal }).unwrap();
+        callee.answer(call);
+        callee.on_delivered(call, answer(size))
+    }
+
+    #[test]
+    fn answers_are_kept_up_to_a_count_and_to_bytes_and_the_fact_is_kept_of_all() {
+        let mut callee = Callee::new(true, 3, 100);
+        assert_eq!([0, 2, 4, 6].map(|call| run(&mut callee, call, 10)), [0, 0, 0, 1]);
+        assert_eq!(callee.admission(0), Ok(Admission::Forgotten));
+        assert_eq!(callee.admission(2), Ok(Admission::Repeat(Some(answer(10)))));
+        assert_eq!(callee.on_delivered(6, answer(90)), 0, "it was delivered before");
+        assert_eq!(run(&mut callee, 8, 85), 2, "105 bytes, and then 95");
+        assert_eq!(callee.admission(4), Ok(Admission::Forgotten));
+        assert_eq!(callee.admission(6), Ok(Admission::Repeat(Some(answer(10)))));
+        let mut seen = Vec::new();
+        while let Some((call, _)) = callee.forget_below(10) {
+            seen.push(call);
+        }
+        assert_eq!((seen, callee.kept.len(), callee.kept_bytes), (vec![6, 8], 0, 0));
+        assert_eq!(callee.admission(8), Ok(Admission::Ignore));
+        assert_eq!(run(&mut callee, 10, 100), 0, "all of the room is free again");
+    }
+
+    #[test]
+    fn what_is_cancelled_before_it_comes_never_runs_and_counts_as_made() {
+        let mut callee = Callee::new(false, 3, 100);
+        assert!(matches!(callee.cancel(7), Ok(None)));
+        assert_eq!((callee.admission(7), callee.largest()), (Ok(Admission::Forgotten), 7));
+        assert!(callee.cancel(8).is_err(), "of the wrong side");
+        for call in (1..=3).map(|index| 2 * index + 7) {
+            callee.take(call, Serving::Running { lane: Lane::Normal }).unwrap();
+        }
+        assert_eq!(callee.admission(15), Ok(Admission::Busy));
+        assert!(matches!(callee.cancel(13), Ok(Some(Serving::Running { .. }))));
+        assert_eq!((callee.admission(15), callee.open_count()), (Ok(Admission::New), 2));
+    }
+
+    #[test]
+    fn a_peer_that_never_says_what_it_has_seen_or_leaves_gaps_is_bounded() {
+        let mut callee = Callee::new(true, 3, 100);
+        for call in (0..).step_by(2).take(TABLE_MIN) {
+            assert_eq!(callee.admission(call), Ok(Admission::New));
+            callee.take(call, Serving::Done { delivered: None }).unwrap();
+        }
+        assert!(callee.admission(2 * TABLE_MIN as u64).is_err());
+        let mut callee = Callee::new(true, 3, 100);
+        for call in (0..).step_by(4).take(TABLE_MIN) {
+            assert!(matches!(callee.cancel(call), Ok(None)));
+        }
+        assert!(callee.cancel(4 * TABLE_MIN as u64).is_err());
+    }
+}

@@ -314,6 +314,53 @@ mod tests {
     }
 
     #[test]
+    fn what_was_marked_before_a_test_or_on_another_path_does_not_count_in_it() {
+        let mut marking = marking();
+        marking.on_ack(marks(0, 0, 15), true, 16);
+        assert_eq!(marking.news(), 15);
+        marking.on_pto(3);
+        marking.on_ack(None, true, 0);
+        assert_eq!(marking.mark(), Ecn::Ect0, "somebody is there: it is tested again");
+        marking.on_ack(marks(0, 0, 15), true, 10);
+        assert_eq!((marking.mark(), marking.news()), (Ecn::Ect0, 0));
+        (0..3).for_each(|_| marking.on_sent(Ecn::NotEct));
+        marking.on_ack(marks(7, 0, 16), true, 1);
+        assert!(marking.has_failed(), "three of seven went out like that");
+        marking.on_new_path();
+        marking.on_ack(marks(7, 0, 16), true, 10);
+        assert_eq!((marking.mark(), marking.news()), (Ecn::Ect0, 0), "the mark was of the other path");
+        marking.on_ack(marks(8, 0, 16), true, 1);
+        assert!(marking.has_failed(), "four, not seven, are forgiven");
+    }
+
+    #[test]
+    fn a_count_that_shrinks_is_a_lie_unless_it_was_overtaken() {
+        let mut marking = marking();
+        (0..5).for_each(|_| marking.on_sent(Ecn::NotEct));
+        marking.on_ack(marks(3, 0, 0), true, 12);
+        marking.on_ack(marks(2, 0, 0), false, 1);
+        assert!(!marking.has_failed());
+        marking.on_ack(marks(2, 0, 0), true, 1);
+        assert!(marking.has_failed());
+        marking.on_new_path();
+        marking.on_ack(marks(3, 1, 0), true, 12);
+        marking.on_new_path();
+        marking.on_ack(marks(3, 1, 0), true, 12);
+        assert_eq!(marking.mark(), Ecn::Ect0);
+        marking.on_ack(marks(3, 0, 0), true, 1);
+        assert!(marking.has_failed());
+    }
+
+    #[test]
+    fn a_path_that_marked_everything_and_then_erases_it_is_told_of() {
+        let mut seen = Seen { wanted: true, ..Seen::default() };
+        seen.on_packet(Ecn::Ce);
+        seen.on_confirmed(seen.news());
+        seen.on_packet(Ecn::NotEct);
+        assert_eq!(seen.owed(), marks(1, 0, 1));
+    }
+
+    #[test]
     fn only_what_is_new_is_told_until_it_is_known_to_have_arrived() {
         let mut seen = Seen { wanted: true, ..Seen::default() };
         seen.on_packet(Ecn::NotEct);

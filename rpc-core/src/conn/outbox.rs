@@ -589,6 +589,9 @@ mod tests {
         let short = push(&mut outbox, 4, Lane::Normal, 1_300);
         let small = push(&mut outbox, 6, Lane::Normal, 10);
         let beat = push(&mut outbox, 8, Lane::Control, 10);
+        let note = push(&mut outbox, 10, Lane::Bulk, 10);
+        let plan = push(&mut outbox, 12, Lane::Control, 2_000);
+        let late = push(&mut outbox, 14, Lane::Normal, 10);
         let mut order = Vec::new();
         for _ in 0..30 {
             for frame in fill(&mut outbox) {
@@ -598,7 +601,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(order, [beat, small, short, long, bulk]);
+        assert_eq!(order, [beat, plan, small, late, note, short, long, bulk]);
     }
 
     #[test]
@@ -630,6 +633,73 @@ mod tests {
         let delivered = outbox.on_acked(SentFrame::Part { key, offset: 0, size: 2_000 });
         assert_eq!(delivered.map(|(key, message)| (key, message.body.len())), Some((key, 2_000)));
         assert!(outbox.is_empty() && outbox.started == [0; 3]);
+    }
+
+    #[test]
+    fn what_arrives_after_it_was_given_up_is_not_sent_again_and_what_is_lost_goes_before_what_waits() {
+        let mut outbox = Outbox::new(1_171);
+        outbox.raise_window(1 << 20);
+        let key = push(&mut outbox, 0, Lane::Normal, 2_000);
+        assert!(!outbox.may_have_reached(key));
+        let first = fill(&mut outbox)[0];
+        assert!(outbox.may_have_reached(key), "a part of it");
+        assert!(outbox.on_lost(first));
+        assert!(outbox.on_acked(first).is_none());
+        let SentFrame::Part { offset, .. } = fill(&mut outbox)[0] else { panic!("no part") };
+        assert!(offset > 1_000);
+        assert!(fill(&mut outbox).is_empty());
+        let lost = push(&mut outbox, 2, Lane::Normal, 10);
+        let frames = fill(&mut outbox);
+        let waits = push(&mut outbox, 4, Lane::Normal, 10);
+        assert!(outbox.on_lost(frames[0]) && !outbox.on_lost(frames[0]));
+        assert_eq!(fill(&mut outbox), [SentFrame::Message(lost), SentFrame::Message(waits)]);
+    }
+
+    /// Sends all that may be sent: how many bytes of each message.
+    fn drain(outbox: &mut Outbox) -> BTreeMap<u64, u64> {
+        let mut sent = BTreeMap::new();
+        while let frames = fill(outbox)
+            && !frames.is_empty()
+        {
+            for frame in frames {
+                let SentFrame::Part { key, size, .. } = frame else { panic!("{frame:?}") };
+                *sent.entry(key.call).or_default() += u64::from(size);
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn the_window_holds_what_is_started_and_one_message_may_always_go() {
+        let mut outbox = Outbox::new(1_171);
+        outbox.raise_window(3_000);
+        // Overtaken by the one before.
+        outbox.raise_window(2_000);
+        let key = push(&mut outbox, 0, Lane::Normal, 5_000);
+        for (call, size) in [(2, 1_400), (4, 1_600), (6, 1_400)] {
+            push(&mut outbox, call, Lane::Normal, size);
+        }
+        push(&mut outbox, 8, Lane::Bulk, 2_000);
+        assert_eq!(drain(&mut outbox), [(0, 5_000), (8, 2_000)].into(), "each lane has a window");
+        outbox.remove(key);
+        assert_eq!(drain(&mut outbox), [(2, 1_400), (4, 1_600)].into());
+    }
+
+    #[test]
+    fn a_grant_holds_back_and_never_takes_back() {
+        let mut outbox = Outbox::new(1_171);
+        outbox.raise_window(1 << 20);
+        let key = push(&mut outbox, 0, Lane::Normal, 5_000);
+        outbox.on_grant(key, 0);
+        assert_eq!(drain(&mut outbox), BTreeMap::new());
+        outbox.on_grant(key, 2_500);
+        assert_eq!(drain(&mut outbox), [(0, 2_500)].into());
+        // Overtaken by the one before.
+        outbox.on_grant(key, 1_000);
+        assert!(outbox.on_lost(SentFrame::Part { key, offset: 1_500, size: 1_000 }));
+        assert_eq!(drain(&mut outbox), [(0, 1_000)].into());
+        outbox.on_grant(key, 5_000);
+        assert_eq!(drain(&mut outbox), [(0, 2_500)].into());
     }
 
     #[test]

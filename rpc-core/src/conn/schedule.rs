@@ -494,6 +494,54 @@ mod tests {
     }
 
     #[test]
+    fn when_all_who_may_send_have_stopped_the_others_go_on_though_nothing_comes() {
+        let mut scene = Scene::default();
+        scene.add(1, SIZE, FULL);
+        scene.add(2, SIZE / 2, FULL);
+        scene.run(300);
+        scene.senders.get_mut(&2).unwrap().pace = 0;
+        scene.run(400);
+        let before = scene.sent(1);
+        scene.run(1_000);
+        let share = (scene.sent(1) - before) as f64 / (FULL * 50) as f64;
+        assert!(share > 0.8, "{share} of the way");
+    }
+
+    #[test]
+    fn a_decision_that_comes_too_soon_after_another_is_made_as_soon_as_may_be() {
+        let mut schedule = Schedule::default();
+        let path = Path { round: ROUND, pace: FULL };
+        for conn in 1..=3 {
+            let progress = Progress { total: SIZE, received: 1_000, before: 0, end: 1_000 };
+            schedule.on_part(at(1), (conn, 0), path, progress);
+        }
+        assert_eq!(schedule.poll(at(1)), None);
+        assert_eq!(schedule.timeout(), Some(at(1) + STALLED));
+        schedule.remove((3, 0));
+        assert_eq!(schedule.poll(at(1)), None);
+        assert_eq!(schedule.timeout(), Some(at(1) + DECISION_COST * 3));
+    }
+
+    #[test]
+    fn the_way_is_full_when_it_has_not_grown_for_three_rounds_and_a_pause_is_no_round() {
+        let mut capacity = Capacity::default();
+        let mut millis = 0;
+        let mut round = |capacity: &mut Capacity, pause: u64, bytes: u64| {
+            millis += pause;
+            capacity.on_bytes(at(millis), bytes, ROUND);
+            capacity.best()
+        };
+        assert_eq!(round(&mut capacity, 0, 0), None, "it begins");
+        for _ in 0..3 {
+            assert_eq!(round(&mut capacity, 20, FULL), None);
+        }
+        assert_eq!(round(&mut capacity, 20, FULL), Some(FULL * 50));
+        for _ in 0..ROUNDS {
+            assert_eq!(round(&mut capacity, 1_000, FULL), Some(FULL * 50));
+        }
+    }
+
+    #[test]
     fn who_is_left_goes_on_by_itself() {
         let mut scene = Scene::default();
         scene.add(1, SIZE, FULL);

@@ -50,6 +50,13 @@ impl Scene {
         (numbers(&acked), numbers(&lost))
     }
 
+    /// An acknowledgement that also says how many packets came marked CE.
+    fn ack_marked(&mut self, ranges: &[(u64, u64)], ce: u64) {
+        let marks = Some(Marks { ce, ..Marks::default() });
+        let (mtu, acked, lost) = (&mut self.mtu, &mut Vec::new(), &mut Vec::new());
+        self.recovery.on_ack(self.now, &ack(ranges, 0), marks, mtu, acked, lost).unwrap();
+    }
+
     fn fire(&mut self) -> (Fired, Vec<u64>) {
         let mut frames = Vec::new();
         let (fired, _) = self.recovery.on_timeout(self.now, &mut self.mtu, &mut frames);
@@ -297,9 +304,10 @@ fn silence_after_large_packets_may_be_a_black_hole_and_after_small_ones_is_silen
 }
 
 /// Notes what it is told.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Recorder {
     acked: Arc<Mutex<Vec<Acked>>>,
+    marked: Arc<Mutex<Vec<Marked>>>,
 }
 
 impl Controller for Recorder {
@@ -310,6 +318,10 @@ impl Controller for Recorder {
     }
 
     fn on_loss(&mut self, _: &Lost) {}
+
+    fn on_marked(&mut self, marked: &Marked) {
+        self.marked.lock().unwrap().push(*marked);
+    }
 
     fn window(&self) -> u64 {
         4 * SIZE
@@ -361,7 +373,63 @@ fn a_controller_is_told_how_much_arrived_in_which_time_and_whether_more_would_ha
     acked.lock().unwrap().clear();
     scene.send(1);
     scene.recovery.on_new_path(scene.now, &scene.config, SIZE, None);
-    scene.recovery.congestion = Box::new(Recorder { acked: Arc::clone(&acked) });
+    scene.recovery.congestion = Box::new(Recorder { acked: Arc::clone(&acked), ..Recorder::default() });
     scene.ack(&[(6, 6)], 0);
     assert!(acked.lock().unwrap().is_empty(), "it went another way");
+}
+
+/// One that sends marked packets, and what its controller hears.
+fn marking() -> (Scene, Recorder) {
+    let (mut scene, recorder) = (Scene::new(), Recorder::default());
+    scene.recovery.congestion = Box::new(recorder.clone());
+    scene.recovery.ecn.start();
+    (scene, recorder)
+}
+
+#[test]
+fn marks_are_told_with_about_their_bytes_and_an_acknowledgement_that_was_overtaken_takes_none_back() {
+    let (mut scene, recorder) = marking();
+    let heard = || recorder.marked.lock().unwrap().pop().map(|marked| (marked.packets, marked.bytes));
+    scene.send(14);
+    scene.ack_marked(&[(0, 8)], 2);
+    assert_eq!(heard(), None, "nine packets are no test");
+    scene.ack_marked(&[(0, 9)], 2);
+    assert_eq!(heard(), Some((2, SIZE)), "more marks than packets that are new");
+    scene.ack_marked(&[(0, 12)], 4);
+    assert_eq!(heard(), Some((2, 2 * SIZE)));
+    scene.ack_marked(&[(0, 11)], 3);
+    assert_eq!((heard(), scene.recovery.ecn.mark()), (None, Ecn::Ect0));
+    scene.ack_marked(&[(0, 13)], 3);
+    assert_eq!((heard(), scene.recovery.ecn.mark()), (None, Ecn::NotEct), "a count does not go back");
+}
+
+#[test]
+fn marks_are_tested_again_on_another_path_and_after_silence_with_packets_that_went_out_marked() {
+    let (mut scene, recorder) = marking();
+    let heard = || recorder.marked.lock().unwrap().len();
+    scene.send(20);
+    scene.ack_marked(&[(0, 9)], 0);
+    scene.recovery.on_new_path(scene.now, &scene.config, SIZE, None);
+    scene.recovery.congestion = Box::new(recorder.clone());
+    scene.ack_marked(&[(0, 19)], 1);
+    assert_eq!(heard(), 0, "they went the other way");
+    scene.send(9);
+    scene.ack_marked(&[(0, 28)], 1);
+    assert_eq!(heard(), 0);
+    scene.send(1);
+    scene.ack_marked(&[(0, 29)], 2);
+    assert_eq!(heard(), 1);
+
+    scene.send(1);
+    for silent in 1..=3 {
+        assert_eq!(scene.recovery.ecn.mark(), Ecn::Ect0, "{silent}");
+        scene.now = scene.recovery.timeout().unwrap();
+        assert_eq!(scene.fire().0, Fired::Pto);
+    }
+    assert_eq!(scene.recovery.ecn.mark(), Ecn::NotEct);
+    scene.send(20);
+    scene.ack_marked(&[(0, 31)], 2);
+    assert_eq!(scene.recovery.ecn.mark(), Ecn::Ect0);
+    scene.ack_marked(&[(0, 50)], 3);
+    assert_eq!(heard(), 1, "what went out without a mark shows nothing");
 }

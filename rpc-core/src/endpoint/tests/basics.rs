@@ -1,11 +1,13 @@
 //! Stories of setup, calls and limits.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::pair;
 use super::pair::{Client, Pair, Server, pattern};
+use crate::conn::congestion::{Acked, Algorithm, Controller, Lost};
 use crate::endpoint::{Config, Event, Lane, LostReason, Request, SendError};
 use crate::wire::Form;
 use crate::wire::SETUP_DATAGRAM_SIZE;
@@ -251,4 +253,60 @@ fn thousands_of_idle_connections_cost_nothing() {
     let call = pair.call(Client, last, Bytes::new());
     assert_eq!(pair.at(Client).ready.len(), 1);
     pair.run_until("answered", |pair| pair.answer(Client, last, call).is_some());
+}
+
+/// Which INIT a REPLY answers is not known when there were two (RFC 6298 section 3, Karn).
+#[test]
+fn a_setup_that_was_repeated_measures_no_round_trip() {
+    let mut pair = Pair::new();
+    pair.link.latency = Duration::from_millis(14);
+    let now = pair.now;
+    let conn = pair.at(Client).connect(now, Server.address());
+    while !pair.at(Client).connection(conn).unwrap().established {
+        assert!(pair.step());
+    }
+    assert_eq!((pair.now - now, pair.at(Client).counters().setups_retransmitted), (pair.link.latency * 2, 1));
+    let rtt = pair.at(Client).connection(conn).unwrap().rtt;
+    assert_eq!(rtt, Config::default().initial_rtt);
+}
+
+/// Always the same window; notes of what was measured whether there was less to send than might have gone.
+#[derive(Debug)]
+struct Noting(Arc<Mutex<Vec<bool>>>);
+
+impl Controller for Noting {
+    fn set_packet_size(&mut self, _: u64) {}
+
+    fn on_ack(&mut self, acked: &Acked) {
+        self.0.lock().unwrap().push(acked.sample.application_limited);
+    }
+
+    fn on_loss(&mut self, _: &Lost) {}
+
+    fn window(&self) -> u64 {
+        100_000
+    }
+}
+
+#[test]
+fn a_controller_learns_whether_there_was_more_to_send() {
+    let limited = Arc::<Mutex<Vec<bool>>>::default();
+    let congestion = Algorithm::custom({
+        let limited = Arc::clone(&limited);
+        move |_| Box::new(Noting(Arc::clone(&limited)))
+    });
+    let mut pair = Pair::with(Config { congestion, ..Config::default() }, Config::default(), 1);
+    let (client, _) = pair.connected();
+    let mut share = |sizes: &[usize]| {
+        limited.lock().unwrap().clear();
+        for size in sizes {
+            pair.call(Client, client, pattern(*size));
+            pair.settle();
+        }
+        let limited = limited.lock().unwrap();
+        limited.iter().filter(|limited| **limited).count() * 100 / limited.len()
+    };
+    assert_eq!(share(&[100; 10]), 100);
+    let percent = share(&[2 << 20]);
+    assert!(percent < 20, "{percent} % of a transfer");
 }

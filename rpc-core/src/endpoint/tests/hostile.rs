@@ -334,7 +334,8 @@ fn violations_close_the_connection_and_are_named() {
     }
 }
 
-fn head() -> PartHead {
+/// Of a request that may take its time.
+pub(super) fn head() -> PartHead {
     PartHead::Request(RequestHead {
         method: 1,
         lane: Lane::Normal,
@@ -367,4 +368,39 @@ fn calls_without_end_close_the_connection() {
         }
     }
     panic!("{call} calls were taken");
+}
+
+#[test]
+fn small_messages_are_no_longer_than_announced_either() {
+    let cases: [fn(&mut Vec<u8>); 2] = [
+        |buf| request_again(buf, CallId(100), Duration::from_secs(1), 0),
+        |buf| frame::put_response(buf, 1, 0, Lane::Normal, Form::default(), b"again"),
+    ];
+    for put in cases {
+        let small = Config { message_size_max: 4, ..Config::default() };
+        let mut pair = Pair::with(small.clone(), small, 1);
+        pair.echo = [false; 2];
+        let (_, server) = pair.connected();
+        pair.call(Server, server, pattern(4));
+        let packet = forge(&pair, Server, 50, put);
+        pair.inject(Client, packet);
+        let reason = LostReason::Violation("message above the announced size");
+        assert_eq!(pair.lost(Server, server).map(|lost| lost.0), Some(reason));
+        assert!(pair.executed.is_empty());
+    }
+}
+
+/// What is not open is not answered either: the number would be used later.
+#[test]
+fn an_answer_to_a_call_that_is_still_to_be_made_is_a_violation() {
+    let mut pair = Pair::new();
+    let (client, _) = pair.connected();
+    let call = pair.call(Client, client, pattern(4));
+    pair.settle();
+    let ahead = forge(&pair, Client, 50, |buf| {
+        frame::put_response(buf, call.0 + 2, 0, Lane::Normal, Form::default(), b"early");
+    });
+    pair.inject(Server, ahead);
+    let reason = LostReason::Violation("answer to a call that was never made");
+    assert_eq!(pair.lost(Client, client).map(|lost| lost.0), Some(reason));
 }

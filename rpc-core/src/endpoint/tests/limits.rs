@@ -259,3 +259,16 @@ fn every_copy_of_an_init_brings_one_reply_with_and_without_a_cookie() {
         }
     }
 }
+
+#[test]
+fn cookies_are_given_back_a_few_times_and_no_more() {
+    let mut pair = Pair::new();
+    let now = pair.now;
+    let conn = pair.at(Client).connect(now, Server.address());
+    pair.pump();
+    for _ in 0..10 {
+        pair.inject(Server, setup::retry(conn.0, &[7; 40]).into());
+        pair.drop_flights();
+    }
+    assert_eq!((pair.sent.len(), pair.at(Client).counters().dropped_unexpected), (1 + 4, 6));
+}

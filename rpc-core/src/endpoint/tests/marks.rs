@@ -1,5 +1,7 @@
 //! Stories of marks: routers that tell of congestion, that erase marks, that mark everything; peers that lie.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use bytes::Bytes;
 
 use super::pair::{Client, Pair, Server, pattern};
@@ -7,7 +9,6 @@ use crate::endpoint::{Config, ConnId, Ecn};
 use crate::wire::Marks;
 use crate::wire::frame::{self, Frame};
 use crate::wire::packet::{Header, HeaderError};
-use crate::wire::varint::Reader;
 
 /// How the data packets went out that were sent from `start` on.
 fn data_marks(pair: &Pair, start: usize) -> Vec<Ecn> {
@@ -21,16 +22,9 @@ fn is_data(datagram: &Bytes) -> bool {
 
 /// What the packets that were sent from `start` on say about marks.
 fn told(pair: &Pair, start: usize) -> Vec<Marks> {
-    let mut told = Vec::new();
-    for payload in pair.sent[start..].iter().filter_map(|flight| pair.open(flight)) {
-        let mut reader = Reader::new(&payload);
-        while let Ok(frame) = Frame::read(&mut reader) {
-            if let Frame::AckEcn { marks, .. } = frame {
-                told.push(marks);
-            }
-        }
-    }
-    told
+    let frames = [Client, Server].into_iter().flat_map(|to| pair.frames(start, to));
+    let marks = |frame| if let Frame::AckEcn { marks, .. } = frame { Some(marks) } else { None };
+    frames.filter_map(marks).collect()
 }
 
 fn calls(pair: &mut Pair, conn: ConnId, count: usize) {
@@ -59,6 +53,7 @@ fn data_is_marked_setup_is_not_and_a_clean_path_says_so_only_once() {
     assert_eq!(told(&pair, start), []);
     assert!(data_marks(&pair, start).iter().all(|ecn| *ecn == Ecn::Ect0));
     assert_eq!(failures(&mut pair), [0, 0]);
+    assert_eq!([Client, Server].map(|side| pair.at(side).counters().marks_received), [0, 0]);
 }
 
 #[test]
@@ -168,5 +163,37 @@ fn marks_of_a_router_are_told_at_once_and_until_they_are_known() {
     calls(&mut pair, client, 40);
     let late = told(&pair, start);
     assert!(late.len() <= 40, "{late:?}");
+    assert_eq!(failures(&mut pair), [0, 0]);
+}
+
+/// One side of a transfer mostly acknowledges, in packets that nobody acknowledges: they are marked, and counted, too.
+#[test]
+fn packets_that_only_acknowledge_are_marked_and_their_marks_are_no_lie() {
+    let mut pair = Pair::new();
+    let (client, _) = pair.connected();
+    calls(&mut pair, client, 12);
+    let start = pair.sent.len();
+    pair.link.mark = |_| Ecn::Ce;
+    let call = pair.call(Client, client, pattern(1 << 20));
+    pair.run_until("answered", |pair| pair.answer(Client, client, call).is_some());
+    assert!(data_marks(&pair, start).iter().all(|ecn| *ecn == Ecn::Ect0));
+    let told = told(&pair, start);
+    assert!(told.iter().any(|marks| marks.ce > 100), "{:?}", told.last());
+    assert_eq!(failures(&mut pair), [0, 0]);
+}
+
+/// Packets about paths are not marked, and neither side takes that for a path that erases marks.
+#[test]
+fn marks_go_on_after_the_peer_has_moved() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    calls(&mut pair, client, 12);
+    let moved = SocketAddr::from((Ipv4Addr::LOCALHOST, 3_000));
+    pair.move_client(moved);
+    calls(&mut pair, client, 12);
+    assert_eq!(pair.at(Server).connection(server).unwrap().remote, moved);
+    let start = pair.sent.len();
+    calls(&mut pair, client, 12);
+    assert!(data_marks(&pair, start).iter().all(|ecn| *ecn == Ecn::Ect0));
     assert_eq!(failures(&mut pair), [0, 0]);
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use super::hostile::head;
+use super::outcomes::{forge, request_again};
 use super::pair::{Client, Link, Pair, Server, pattern};
-use crate::endpoint::{Config, ConnId};
+use crate::endpoint::{CallId, Config, ConnId, Lane};
+use crate::wire::frame::{Frame, put_part};
 
 const LIMIT: u64 = 500_000;
 
@@ -117,4 +120,40 @@ fn a_call_that_is_given_up_at_any_moment_gives_its_memory_back() {
             assert_eq!(pair.at(side).reassembly_bytes(), 0, "{side:?}, given up after {step} steps");
         }
     }
+}
+
+/// Parts that begin large requests, one after the other, in one packet.
+fn beginnings(buf: &mut Vec<u8>, messages: &[(u64, u64)]) {
+    for (call, total) in messages {
+        put_part(buf, *call, Lane::Normal, &head(), 5, *total, b"x");
+    }
+}
+
+#[test]
+fn a_packet_counts_as_lost_when_there_is_no_room_for_one_of_its_messages() {
+    let mut pair = Pair::with(tight(), tight(), 6);
+    let (client, server) = pair.connected();
+    let first = forge(&pair, Server, 50, |buf| beginnings(buf, &[(100, 300_000)]));
+    pair.inject(Client, first);
+    let both = forge(&pair, Server, 51, |buf| beginnings(buf, &[(102, 290_000), (104, 10_000)]));
+    let start = pair.sent.len();
+    pair.inject(Client, both);
+    assert!(pair.at(Server).reassembly_bytes() <= LIMIT);
+    assert_eq!(pair.at(Server).counters().dropped_reassembly_max, 1);
+    let waits = pair.frames(start, Client);
+    assert!(waits.contains(&Frame::Grant { call: 102, upto: 0 }), "{waits:?}");
+    assert!(pair.lost(Server, server).is_none() && pair.lost(Client, client).is_none());
+}
+
+#[test]
+fn a_request_that_comes_in_parts_and_then_whole_runs_once_and_leaves_no_memory_behind() {
+    let mut pair = Pair::new();
+    let (_, server) = pair.connected();
+    let begun = forge(&pair, Server, 50, |buf| beginnings(buf, &[(100, 2_000)]));
+    pair.inject(Client, begun);
+    assert_eq!(pair.at(Server).reassembly_bytes(), 2_000);
+    let whole = forge(&pair, Server, 51, |buf| request_again(buf, CallId(100), Duration::from_secs(9), 0));
+    pair.inject(Client, whole);
+    assert_eq!(pair.at(Server).reassembly_bytes(), 0);
+    assert_eq!(pair.executed[&(Server, server, CallId(100))], 1);
 }

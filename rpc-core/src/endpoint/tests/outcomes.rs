@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::hostile::head;
 use super::pair::{Client, Pair, Server, Side, pattern};
 use super::security;
 use crate::endpoint::{CallId, Config, ConnId, Event, Lane, LostReason, Request, SendError};
 use crate::wire::Form;
-use crate::wire::frame::{self, RequestHead};
+use crate::wire::frame::{self, Frame, RequestHead};
 use crate::wire::packet::Header;
 use crate::wire::status;
 
@@ -42,19 +43,11 @@ pub(super) fn request_again(buf: &mut Vec<u8>, call: CallId, left: Duration, sen
 }
 
 fn responses_on_the_wire(pair: &Pair, from: usize, call: CallId) -> Vec<(u64, Bytes)> {
-    let mut found = Vec::new();
-    for flight in pair.sent[from..].iter().filter(|flight| flight.to == Client) {
-        let Some(payload) = pair.open(flight) else { continue };
-        let mut reader = crate::wire::varint::Reader::new(&payload);
-        while !reader.is_empty() {
-            if let Ok(frame::Frame::Response { call: id, status, body, .. }) = frame::Frame::read(&mut reader)
-                && id == call.0
-            {
-                found.push((status, body));
-            }
-        }
-    }
-    found
+    let response = |frame| match frame {
+        Frame::Response { call: id, status, body, .. } if id == call.0 => Some((status, body)),
+        _ => None,
+    };
+    pair.frames(from, Client).into_iter().filter_map(response).collect()
 }
 
 #[test]
@@ -104,6 +97,7 @@ fn a_request_whose_answer_was_evicted_ends_unknown_and_is_not_executed_again() {
     pair.inject(Client, again);
     assert_eq!(responses_on_the_wire(&pair, before, second), [(0, pattern(600))]);
     assert_eq!(pair.executed[&(Server, server, first)], 1);
+    assert_eq!(pair.at(Server).counters().requests_duplicate, 2);
 }
 
 #[test]
@@ -315,6 +309,13 @@ fn a_lost_close_is_repeated_when_the_peer_goes_on() {
     pair.run_for(Duration::from_millis(5));
     assert!(matches!(pair.lost(Client, client), Some((LostReason::Closed { code: 5, .. }, _))));
     assert!(pair.lost(Server, server).is_some());
+    let start = pair.sent.len();
+    for ahead in 50..70 {
+        let packet = forge(&pair, Server, ahead, frame::put_ping);
+        pair.inject(Client, packet);
+        pair.drop_flights();
+    }
+    assert_eq!(pair.sent.len() - start, 7, "nine times with the two before");
 }
 
 #[test]
@@ -393,13 +394,64 @@ fn a_slow_handler_is_announced_and_stops_nothing() {
     pair.at(Server).respond(server, call, 1, Form::default(), Bytes::from_static(b"late but right"));
     pair.settle();
     assert_eq!(pair.answer(Client, client, call), Some((1, Bytes::from_static(b"late but right"))));
-    let accepted = pair.sent.iter().filter(|flight| flight.to == Client).any(|flight| {
-        let Some(payload) = pair.open(flight) else { return false };
-        let mut reader = crate::wire::varint::Reader::new(&payload);
-        std::iter::from_fn(|| frame::Frame::read(&mut reader).ok())
-            .any(|frame| frame == frame::Frame::Accepted { call: call.0 })
+    assert!(pair.frames(0, Client).contains(&Frame::Accepted { call: call.0 }));
+}
+
+#[test]
+fn what_is_answered_within_a_round_trip_or_so_is_not_announced() {
+    let mut pair = Pair::new();
+    pair.echo[Server as usize] = false;
+    let (client, server) = pair.connected();
+    for _ in 0..50 {
+        let call = pair.call(Client, client, Bytes::new());
+        pair.run_until("executed", |pair| pair.executed.contains_key(&(Server, server, call)));
+        pair.run_for(Duration::from_millis(1));
+        pair.at(Server).respond(server, call, 0, Form::default(), Bytes::new());
+        pair.settle();
+    }
+    let frames = pair.frames(0, Client);
+    assert!(!frames.iter().any(|frame| matches!(frame, Frame::Accepted { .. })));
+    let floors =
+        pair.frames(0, Server).into_iter().filter(|frame| matches!(frame, Frame::Seen { .. })).count();
+    assert_eq!(floors, 3, "what is over is told now and then");
+}
+
+#[test]
+fn an_answer_that_its_caller_has_seen_is_not_sent_again() {
+    let mut pair = Pair::new();
+    let (client, server) = pair.connected();
+    let call = pair.call(Client, client, Bytes::new());
+    pair.run_until("executed", |pair| pair.executed.contains_key(&(Server, server, call)));
+    pair.drop_flights();
+    let start = pair.sent.len();
+    let seen = forge(&pair, Server, 50, |buf| frame::put_seen(buf, call.0 + 2));
+    pair.inject(Client, seen);
+    pair.link.loss = 100;
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.sent.len() > start, "it is not known to have arrived");
+    assert_eq!(responses_on_the_wire(&pair, start, call), []);
+}
+
+#[test]
+fn a_drain_is_told_once_and_a_large_request_meets_it_at_its_first_part() {
+    let mut pair = Pair::new();
+    let (_, server) = pair.connected();
+    for ahead in 50..53 {
+        let drain = forge(&pair, Server, ahead, |buf| frame::put_drain(buf, 0, 0));
+        pair.inject(Client, drain);
+    }
+    let is_drain = |event: &&Event| matches!(event, Event::Draining { .. });
+    assert_eq!(pair.events[Server as usize].iter().filter(is_drain).count(), 1);
+    let now = pair.now;
+    pair.at(Server).drain(now);
+    let start = pair.sent.len();
+    let part = forge(&pair, Server, 60, |buf| {
+        frame::put_part(buf, 100, Lane::Normal, &head(), 0, 9_000, b"begins");
     });
-    assert!(accepted);
+    pair.inject(Client, part);
+    assert_eq!(pair.at(Server).reassembly_bytes(), 0);
+    assert_eq!(responses_on_the_wire(&pair, start, CallId(100)), [(status::DRAINING, Bytes::new())]);
+    assert!(pair.lost(Server, server).is_none() && pair.executed.is_empty());
 }
 
 #[test]

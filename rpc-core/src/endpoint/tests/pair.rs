@@ -10,8 +10,10 @@ use crate::endpoint::{CallId, Config, ConnId, Datagram, Ecn, Endpoint, Event, La
 use crate::runtime::Instant;
 use crate::security::Security;
 use crate::wire::Form;
+use crate::wire::frame::Frame;
 use crate::wire::packet::{Header, LONG_HEADER_SIZE, SHORT_HEADER_SIZE};
 use crate::wire::seal::{TAG_SIZE, put_checksum};
+use crate::wire::varint::Reader;
 
 /// A small generator: SplitMix64.
 #[derive(Clone, Debug)]
@@ -240,6 +242,19 @@ impl Pair {
         let Ok(Header::Short { dcid, pn_low }) = Header::read(&flight.datagram) else { return None };
         let slot = self.endpoints[flight.to as usize].conns.get(&dcid)?;
         slot.conn.keys().peek(u64::from(pn_low), &flight.datagram, SHORT_HEADER_SIZE)
+    }
+
+    /// What was written for `to` since `start`, as far as it still has the connection.
+    pub(super) fn frames(&self, start: usize, to: Side) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        for flight in self.sent[start..].iter().filter(|flight| flight.to == to) {
+            let payload = self.open(flight).unwrap_or_default();
+            let mut reader = Reader::new(&payload);
+            while let Ok(frame) = Frame::read(&mut reader) {
+                frames.push(frame);
+            }
+        }
+        frames
     }
 
     /// Sends a datagram as if it came from `from`.

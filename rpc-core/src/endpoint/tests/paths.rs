@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::outcomes::forge;
 use super::pair::{Client, Link, Pair, Server, pattern};
 use crate::endpoint::{Config, Datagram, Event};
+use crate::wire::frame::{put_path_response, put_ping};
 
 fn elsewhere(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -255,4 +257,47 @@ fn a_moved_peer_is_still_told_from_a_restarted_one() {
     pair.run_until("lost", |pair| pair.lost(Server, server).is_some());
     assert!(pair.events[Server as usize].iter().any(|event| matches!(event, Event::Lost { .. })));
     assert!(pair.at(Server).counters().resets_received >= 1);
+}
+
+#[test]
+fn only_an_answer_with_the_right_number_from_the_address_that_was_asked_counts() {
+    let mut pair = Pair::new();
+    let (_, server) = pair.connected();
+    let now = pair.now;
+    for (ahead, put) in [(50, put_ping as fn(&mut Vec<u8>)), (51, |buf| put_path_response(buf, 7))] {
+        let packet = forge(&pair, Server, ahead, put);
+        pair.at(Server).handle_datagram(now, Datagram::new(elsewhere(999), packet));
+        pair.pump();
+    }
+    assert!(pair.strays.iter().any(|(to, _)| *to == elsewhere(999)));
+    assert_eq!(pair.at(Server).connection(server).unwrap().remote, Client.address());
+
+    let mut pair = Pair::new();
+    let moved = [3_000, 3_001].map(elsewhere);
+    let (client, server) = pair.connected();
+    pair.move_client(moved[0]);
+    let call = pair.call(Client, client, pattern(100));
+    pair.run_for(Duration::from_millis(1));
+    // The challenge is on its way when the peer moves again: its answer comes from where nobody was asked.
+    pair.move_client(moved[1]);
+    while pair.at(Server).connection(server).unwrap().remote != moved[1] {
+        assert!(pair.step());
+        assert_ne!(pair.at(Server).connection(server).unwrap().remote, moved[0]);
+    }
+    pair.run_until("answered", |pair| pair.answer(Client, client, call).is_some());
+}
+
+#[test]
+fn an_address_is_asked_no_more_when_the_peer_speaks_from_where_it_was() {
+    let mut pair = Pair::new();
+    let (client, _) = pair.connected();
+    pair.call(Client, client, pattern(500));
+    let (now, mut buf) = (pair.now, Vec::new());
+    pair.at(Client).poll_transmit(now, 1, &mut buf).unwrap();
+    pair.at(Server).handle_datagram(now, Datagram::new(elsewhere(999), buf.into()));
+    pair.pump();
+    pair.call(Client, client, pattern(100));
+    pair.run_for(Duration::from_secs(8));
+    assert_eq!(pair.strays.iter().filter(|(to, _)| *to == elsewhere(999)).count(), 1);
+    assert_eq!(pair.at(Server).counters().paths_failed, 0);
 }
