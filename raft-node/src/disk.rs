@@ -7,6 +7,7 @@ mod plant;
 pub mod real;
 pub mod sim;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub struct Disk {
 ///
 /// All operations of all trees have one global order, the order in which the calls returned. After a crash the store
 /// holds a *prefix* of that order which contains at least everything that was written before the last completed
-/// [`Store::sync`] was called. One insert or remove is atomic; nothing larger is.
+/// [`Store::sync`] was called. Each of them is atomic; nothing larger is.
 /// An error is sticky: the store is poisoned, every later call fails, the process must be restarted.
 /// Writes return without waiting for the disk, but for one that makes what is not synced larger than a real disk gathers
 /// (4 MiB): it syncs. A key above [`KEY_SIZE_MAX`] or a value above [`PIECE_SIZE_MAX`] is refused
@@ -37,6 +38,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes `key` of `tree`, if it is there.
     fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()>;
+
+    /// Removes all keys of `tree` with `from <= key` and, if given, `key < to`. Costs as much as one remove until the
+    /// database below has them too, however many there are.
+    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()>;
 
     /// The value of `key` of `tree`.
     fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>>;
@@ -50,14 +55,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> io::Result<Vec<(Bytes, Bytes)>>;
 
-    /// The pair with the greatest key of `tree`.
-    fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>>;
-
     /// The names of all trees that hold anything, ascending.
     fn trees(&self) -> io::Result<Vec<String>>;
-
-    /// Removes `tree` with all that is in it. Not atomic; a crash may leave a part.
-    fn drop_tree(&self, tree: &str) -> io::Result<()>;
 
     /// Makes everything durable that was written before this call. Blocks the thread on a real disk while polled
     /// (only the writer thread calls it); takes virtual time in simulation.
@@ -129,6 +128,18 @@ pub const PIECE_SIZE_MAX: usize = 16 * 1024;
 
 /// The longest key of a [`Store`], in bytes: a row key of 4 KiB and what the layers above put before it.
 pub const KEY_SIZE_MAX: usize = 4 * 1024 + 128;
+
+/// Takes the keys with `from <= key` and, if given, `key < to` out of `rows`.
+fn take_range<V>(rows: &mut BTreeMap<Bytes, V>, from: &[u8], to: Option<&[u8]>) -> BTreeMap<Bytes, V> {
+    if to.is_some_and(|to| to <= from) {
+        return BTreeMap::new();
+    }
+    let mut taken = rows.split_off(from);
+    if let Some(to) = to {
+        rows.append(&mut taken.split_off(to));
+    }
+    taken
+}
 
 /// Both adapters refuse the same items.
 fn check_item(tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {

@@ -39,9 +39,6 @@ const READ_SIZE_MAX: usize = 256 * 1024;
 const QUEUE_COUNT_MAX: usize = 65_536;
 /// Answers that one sync gives.
 const GROUP_COUNT_MAX: usize = 4_096;
-/// Entries that are removed between two syncs, beside two for each that was appended meanwhile: a purge must not delay
-/// appends, and must not fall behind them for ever.
-const PURGE_STEP_COUNT: usize = 128;
 /// Entries that one chunk of a stream holds.
 const CHUNK_COUNT: u64 = 256;
 
@@ -77,11 +74,8 @@ struct Log {
 
 /// What the writer is asked for, in the order of the writes that it covers.
 enum Work {
-    /// So many entries.
-    Appended(IOFlushed<TypeConfig>, usize),
+    Appended(IOFlushed<TypeConfig>),
     Durable(oneshot::Sender<io::Result<()>>),
-    /// Entries up to this index are not needed any more.
-    Purged(u64),
 }
 
 /// The vote of a node, and where its log begins and ends.
@@ -223,10 +217,7 @@ impl Log {
         log.last = log.purged;
         let first = log.purged.map_or(0, |purged| purged.index + 1);
         // A crash can leave purged entries behind, and pieces whose entry was never finished.
-        let mut from = Some(0);
-        while let Some(next) = from {
-            from = record::remove_below(store, next, first, PURGE_STEP_COUNT)?;
-        }
+        record::remove_below(store, first)?;
         for index in first.. {
             if store.get(HEAD_KEYS, &index.to_be_bytes())?.is_none() {
                 break;
@@ -271,51 +262,15 @@ impl Log {
 
 /// The writer: one sync for all that waits, then the answers in order. Ends when the log is dropped.
 async fn write(disk: Disk, mut work: mpsc::Receiver<Work>) {
-    // What lies below goes, in steps; `None` when it is gone.
-    let mut keep_from = None;
-    // Nothing is left below this index.
-    let mut gone = 0;
     let mut group = Vec::new();
-    loop {
-        // With a purge to go on with, do not wait for other work.
-        if keep_from.is_none() {
-            match work.recv().await {
-                Some(next) => group.push(next),
-                None => return,
-            }
-        }
-        while group.len() < GROUP_COUNT_MAX {
-            match work.try_recv() {
-                Ok(next) => group.push(next),
-                Err(_) => break,
-            }
-        }
-        let answers = group.iter().any(|work| match work {
-            Work::Appended(..) => !plant::ACK_BEFORE_SYNC.is_planted(),
-            Work::Durable(_) => true,
-            Work::Purged(_) => false,
-        });
-        let synced = if answers { disk.store.sync().await } else { Ok(()) };
-        let mut step = PURGE_STEP_COUNT;
+    while work.recv_many(&mut group, GROUP_COUNT_MAX).await > 0 {
+        let is_synced =
+            !plant::ACK_BEFORE_SYNC.is_planted() || group.iter().any(|work| matches!(work, Work::Durable(_)));
+        let synced = if is_synced { disk.store.sync().await } else { Ok(()) };
         for work in group.drain(..) {
             match work {
-                Work::Appended(flushed, count) => {
-                    flushed.io_completed(copy(&synced));
-                    step += 2 * count;
-                }
+                Work::Appended(flushed) => flushed.io_completed(copy(&synced)),
                 Work::Durable(waiting) => drop(waiting.send(copy(&synced))),
-                Work::Purged(index) => keep_from = keep_from.max(Some(index + 1)),
-            }
-        }
-        if let Some(first) = keep_from {
-            match record::remove_below(&*disk.store, gone, first, step) {
-                Ok(Some(next)) => gone = next,
-                Ok(None) => (gone, keep_from) = (gone.max(first), None),
-                Err(error) => {
-                    // The store is poisoned now: the next append or vote reports it.
-                    tracing::error!(%error, "purge failed");
-                    keep_from = None;
-                }
             }
         }
     }
@@ -431,7 +386,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = EntryOf<TypeConfig>> + Send,
         I::IntoIter: Send,
     {
-        let mut count = 0;
         {
             let mut log = self.log();
             for entry in entries {
@@ -441,10 +395,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 }
                 let size = record::write(&*self.shared.disk.store, &entry)?;
                 log.push(entry, size);
-                count += 1;
             }
         }
-        self.submit(Work::Appended(callback, count)).await
+        self.submit(Work::Appended(callback)).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
@@ -454,32 +407,28 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if keep >= end {
             return Ok(());
         }
-        // From the end backwards: a crash in between leaves a log without a hole.
-        for index in (keep..end).rev() {
-            record::remove(&*self.shared.disk.store, index)?;
-            log.pop();
-        }
+        record::remove_from(&*self.shared.disk.store, keep)?;
+        (keep..end).for_each(|_| log.pop());
         log.last = last.max(log.purged);
         Ok(())
     }
 
     async fn purge(&mut self, purged: LogIdOf<TypeConfig>) -> io::Result<()> {
-        {
-            let mut log = self.log();
-            // First the record, then the entries: what is left of them after a crash is removed at the next start.
-            encode_meta(&*self.shared.disk.store, record::PURGED, &purged)?;
-            log.purged = Some(purged);
-            if log.last < Some(purged) {
-                log.last = Some(purged);
-                log.tail.clear();
-                log.tail_size = 0;
-            }
-            let kept = log.last.map_or(0, |last| last.index) - purged.index;
-            while log.tail.len() as u64 > kept {
-                log.forget_oldest();
-            }
+        let mut log = self.log();
+        // First the record, then the entries: what is left of them after a crash is removed at the next start.
+        encode_meta(&*self.shared.disk.store, record::PURGED, &purged)?;
+        record::remove_below(&*self.shared.disk.store, purged.index + 1)?;
+        log.purged = Some(purged);
+        if log.last < Some(purged) {
+            log.last = Some(purged);
+            log.tail.clear();
+            log.tail_size = 0;
         }
-        self.submit(Work::Purged(purged.index)).await
+        let kept = log.last.map_or(0, |last| last.index) - purged.index;
+        while log.tail.len() as u64 > kept {
+            log.forget_oldest();
+        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ mod directory;
 mod journal;
 mod mark;
 mod memory;
+mod ranges;
 mod store;
 
 use std::fmt;

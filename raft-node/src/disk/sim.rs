@@ -14,7 +14,7 @@ use bytes::Bytes;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::{BoxFuture, Runtime};
 
-use super::{Disk, Files, Space, Store, check_item};
+use super::{Disk, Files, Space, Store, check_item, take_range};
 
 /// Writes are torn at multiples of this.
 const SECTOR_SIZE: usize = 512;
@@ -76,7 +76,7 @@ impl CutPoint {
         match self {
             Self::Vote => (what, name, key) == ("insert", "meta", b"vote"),
             Self::Append => (what, name) == ("insert", "log"),
-            Self::Purge => (what, name) == ("remove", "log"),
+            Self::Purge => (what, name) == ("remove range", "log"),
             Self::Sync => (what, name) == ("synced", "store"),
             Self::Apply => what == "insert" && name.starts_with("sm."),
             Self::SnapshotWrite => what == "write",
@@ -123,10 +123,11 @@ struct StoreState {
     durable: u64,
 }
 
-struct Undo {
-    tree: String,
-    key: Bytes,
-    before: Option<Bytes>,
+enum Undo {
+    /// The value that a key had.
+    Row(String, Bytes, Option<Bytes>),
+    /// What was in a range.
+    Range(String, BTreeMap<Bytes, Bytes>),
 }
 
 #[derive(Default)]
@@ -281,7 +282,12 @@ impl StoreState {
             Some(value) => rows.insert(key.clone(), Bytes::copy_from_slice(value)),
             None => rows.remove(&key),
         };
-        self.journal.push(Undo { tree: tree.to_owned(), key, before });
+        self.journal.push(Undo::Row(tree.to_owned(), key, before));
+    }
+
+    fn remove_range(&mut self, tree: &str, from: &[u8], to: Option<&[u8]>) {
+        let Some(rows) = self.trees.get_mut(tree) else { return };
+        self.journal.push(Undo::Range(tree.to_owned(), take_range(rows, from, to)));
     }
 
     fn synced(&mut self, count: u64) {
@@ -299,11 +305,15 @@ impl StoreState {
             _ => random.between(0, pending),
         };
         for undo in self.journal.drain(keep as usize..).rev() {
-            let rows = self.trees.entry(undo.tree).or_default();
-            match undo.before {
-                Some(before) => rows.insert(undo.key, before),
-                None => rows.remove(&undo.key),
-            };
+            match undo {
+                Undo::Row(tree, key, Some(before)) => {
+                    self.trees.entry(tree).or_default().insert(key, before);
+                }
+                Undo::Row(tree, key, None) => {
+                    self.trees.entry(tree).or_default().remove(&key);
+                }
+                Undo::Range(tree, rows) => self.trees.entry(tree).or_default().extend(rows),
+            }
         }
         self.journal.clear();
         self.durable += keep;
@@ -509,6 +519,12 @@ impl Store for Handle {
         Ok(())
     }
 
+    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
+        self.state_at("remove range", tree, from)?.store.remove_range(tree, from, to);
+        self.trace("remove range", tree, from, 0);
+        Ok(())
+    }
+
     fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>> {
         Ok(self.state()?.store.trees.get(tree).and_then(|rows| rows.get(key)).cloned())
     }
@@ -530,12 +546,6 @@ impl Store for Handle {
         Ok(pairs.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
-    fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>> {
-        let state = self.state()?;
-        let last = state.store.trees.get(tree).and_then(BTreeMap::last_key_value);
-        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
-    }
-
     fn trees(&self) -> io::Result<Vec<String>> {
         let state = self.state()?;
         Ok(state
@@ -545,18 +555,6 @@ impl Store for Handle {
             .filter(|(_, rows)| !rows.is_empty())
             .map(|(name, _)| name.clone())
             .collect())
-    }
-
-    fn drop_tree(&self, tree: &str) -> io::Result<()> {
-        let mut state = self.state()?;
-        let keys: Vec<Bytes> =
-            state.store.trees.get(tree).into_iter().flat_map(BTreeMap::keys).cloned().collect();
-        for key in &keys {
-            state.store.change(tree, key, None);
-        }
-        drop(state);
-        self.trace("drop", tree, &[], keys.len());
-        Ok(())
     }
 
     fn sync(&self) -> BoxFuture<io::Result<()>> {

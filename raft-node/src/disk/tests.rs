@@ -36,12 +36,12 @@ fn agree(store: &dyn Store, model: &mut Model, random: &mut SeededRandom, operat
                 let expected = model.get(&(tree.clone(), key.clone())).map(Vec::as_slice);
                 assert_eq!(store.get(&tree, &key).unwrap().as_deref(), expected);
             }
-            7 => {
-                let mut rows = model.iter().filter(|((name, _), _)| *name == tree);
-                let last = rows
-                    .next_back()
-                    .map(|((_, key), value)| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                assert_eq!(store.last(&tree).unwrap(), last);
+            7 if random.chance(300_000) => {
+                let to = vec![random.below(9) as u8];
+                let to = random.chance(700_000).then_some(to.as_slice());
+                store.remove_range(&tree, &key, to).unwrap();
+                let inside = |found: &Vec<u8>| *found >= key && to.is_none_or(|to| found.as_slice() < to);
+                model.retain(|(name, found), _| *name != tree || !inside(found));
             }
             8 => {
                 let (to, limit) = (vec![random.below(9) as u8], random.below(10) as usize);
@@ -58,7 +58,7 @@ fn agree(store: &dyn Store, model: &mut Model, random: &mut SeededRandom, operat
                 assert_eq!(found, expected);
             }
             _ if random.chance(100_000) => {
-                store.drop_tree(&tree).unwrap();
+                store.remove_range(&tree, &[], None).unwrap();
                 model.retain(|(name, _), _| *name != tree);
             }
             _ => {
@@ -275,7 +275,7 @@ fn much_between_two_syncs_is_all_there() {
         let rows = disk.store.range("rows", &[], None, usize::MAX).unwrap();
         assert!(rows.iter().zip(0u32..).all(|((_, value), number)| value[..] == [number as u8; 16_000]));
         assert_eq!(rows.len(), 1_500);
-        disk.store.drop_tree("rows").unwrap();
+        disk.store.remove_range("rows", &[], None).unwrap();
         sync(&disk.store);
     }
 }

@@ -102,7 +102,7 @@ impl Core {
         let tree = Tree::new(Arc::clone(&disk.store), generation);
         for other in disk.store.trees()? {
             if other.starts_with(TREE_PREFIX) && !tree.owns(&other) {
-                disk.store.drop_tree(&other)?;
+                disk.store.remove_range(&other, &[], None)?;
             }
         }
         snapshot::remove_unfinished(disk.files.as_ref())?;

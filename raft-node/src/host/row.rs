@@ -218,8 +218,8 @@ impl Tree {
 
     /// Removes all of it.
     pub(super) fn remove_all(&self) -> io::Result<()> {
-        self.store.drop_tree(&self.name)?;
-        self.store.drop_tree(&self.pieces_name)
+        self.store.remove_range(&self.name, &[], None)?;
+        self.store.remove_range(&self.pieces_name, &[], None)
     }
 
     /// The tree of the store that holds `key`.
@@ -289,16 +289,7 @@ impl Tree {
         if let Some(index) = last_applied {
             from.extend(index.saturating_add(1).to_be_bytes());
         }
-        loop {
-            let found = self.range(&from, Some(&[CLASS_PIECE + 1]), BATCH_ROWS)?;
-            match found.last() {
-                Some((last, _)) => from = last.to_vec(),
-                None => return Ok(()),
-            }
-            for (key, _) in found {
-                self.remove(&key)?;
-            }
-        }
+        self.store.remove_range(&self.pieces_name, &from, Some(&[CLASS_PIECE + 1]))
     }
 
     fn read_pieces(&self, row_key: &[u8], set: PieceSet) -> io::Result<Bytes> {

@@ -45,8 +45,6 @@ const IN_PIECES: u8 = 3;
 const HEADER_SIZE: usize = 4 + 1 + 1 + 8 + 8;
 /// Pieces, length, checksum and kind of a payload in pieces.
 const PIECES_SIZE: usize = 4 + 4 + 4 + 1;
-/// Rows that are looked at in one step.
-const STEP_COUNT: usize = 512;
 
 /// An error that says which entry is damaged.
 pub(crate) fn damaged(index: u64, what: &str) -> io::Error {
@@ -105,44 +103,16 @@ pub(crate) fn read(store: &dyn Store, index: u64) -> io::Result<(EntryOf<TypeCon
     Ok((EntryOf::<TypeConfig>::new(log_id, payload), size))
 }
 
-/// Removes an entry, if it is there.
-pub(crate) fn remove(store: &dyn Store, index: u64) -> io::Result<()> {
-    match store.get(HEAD_KEYS, &index.to_be_bytes())? {
-        Some(record) => remove_record(store, index, &record),
-        None => Ok(()),
-    }
+/// Removes all entries below `first`.
+pub(crate) fn remove_below(store: &dyn Store, first: u64) -> io::Result<()> {
+    store.remove_range(HEAD_KEYS, &[], Some(&first.to_be_bytes()))?;
+    store.remove_range(PIECES, &[], Some(&piece_key(first, 0)))
 }
 
-/// The head goes first, so that what a crash leaves means nothing.
-fn remove_record(store: &dyn Store, index: u64, record: &[u8]) -> io::Result<()> {
-    store.remove(HEAD_KEYS, &index.to_be_bytes())?;
-    if record.get(5) == Some(&IN_PIECES) {
-        remove_pieces(store, &piece_key(index, 0), Some(&piece_key(index + 1, 0)))?;
-    }
-    Ok(())
-}
-
-/// Removes up to `count` of the entries from `from` on and below `first`, lowest first; where to go on, or nothing if all
-/// are gone. What was removed may still have to be stepped over, so nobody begins at 0 twice.
-pub(crate) fn remove_below(
-    store: &dyn Store,
-    from: u64,
-    first: u64,
-    count: usize,
-) -> io::Result<Option<u64>> {
-    let rows = store.range(HEAD_KEYS, &from.to_be_bytes(), Some(&first.to_be_bytes()), count)?;
-    let mut next = from;
-    for (key, record) in &rows {
-        let index = index_of(key)?;
-        remove_record(store, index, record)?;
-        next = index + 1;
-    }
-    if rows.len() < count {
-        // Those whose heads an earlier life had removed already.
-        remove_pieces(store, &[], Some(&piece_key(first, 0)))?;
-        return Ok(None);
-    }
-    Ok(Some(next))
+/// Removes all entries from `end` on. The heads go first, so that what a crash leaves means nothing.
+pub(crate) fn remove_from(store: &dyn Store, end: u64) -> io::Result<()> {
+    store.remove_range(HEAD_KEYS, &end.to_be_bytes(), None)?;
+    remove_pieces_from(store, end)
 }
 
 /// Entries behind a gap cannot come from a crash: something is lost.
@@ -158,7 +128,7 @@ pub(crate) fn refuse_entries_from(store: &dyn Store, end: u64) -> io::Result<()>
 
 /// Removes the pieces of entries from `end` on, whose heads were never written.
 pub(crate) fn remove_pieces_from(store: &dyn Store, end: u64) -> io::Result<()> {
-    remove_pieces(store, &piece_key(end, 0), None)
+    store.remove_range(PIECES, &piece_key(end, 0), None)
 }
 
 /// Writes a record of tree `meta`.
@@ -246,21 +216,6 @@ fn read_pieces(store: &dyn Store, index: u64, head: &[u8]) -> io::Result<(u8, By
         return Err(damaged(index, "its pieces do not verify"));
     }
     Ok((head[12], payload.freeze()))
-}
-
-fn remove_pieces(store: &dyn Store, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
-    let mut from = Bytes::copy_from_slice(from);
-    loop {
-        let rows = store.range(PIECES, &from, to, STEP_COUNT)?;
-        // What was removed is where the next step begins, not what it steps over.
-        match rows.last() {
-            Some((last, _)) => from = last.clone(),
-            None => return Ok(()),
-        }
-        for (key, _) in rows {
-            store.remove(PIECES, &key)?;
-        }
-    }
 }
 
 fn piece_key(index: u64, piece: u32) -> [u8; 12] {

@@ -135,7 +135,7 @@ fn damage_is_refused_with_the_index_of_the_entry() {
     assert!(error.to_string().contains("log entry 7"), "{error}");
 
     let store = disk.open(&world.observer()).store;
-    record::remove(&*store, 7).unwrap();
+    store.remove("log", &7u64.to_be_bytes()).unwrap();
     assert!(reopen(&disk).unwrap_err().to_string().contains("log entry 7 is damaged: it is missing"));
 
     let store = disk.open(&world.observer()).store;
@@ -262,27 +262,6 @@ struct Promised {
 }
 
 /// Random appends, truncations, purges and votes, cut off by a crash at a random moment; again and again on one disk.
-/// A store may have to step over what was removed: beginning at 0 with each step took seconds of each node's processor
-/// for a purge of 90,000 entries.
-#[test]
-fn a_purge_in_steps_never_goes_back() {
-    let world = World::new(1);
-    let (runtime, opened) = (world.observer(), disk(1).open(&world.observer()));
-    let store = Arc::clone(&opened.store);
-    world.run(async move {
-        let mut log = LogStore::open(opened, &runtime).unwrap();
-        append(&mut log, (0..1_000).map(|index| entry(1, index, 10)).collect()).await.unwrap();
-    });
-    let mut steps = Vec::new();
-    let mut from = Some(0);
-    while let Some(next) = from {
-        steps.push(next);
-        from = record::remove_below(&*store, next, 900, 256).unwrap();
-    }
-    assert_eq!(steps, [0, 256, 512, 768]);
-    assert_eq!(store.range(HEAD_KEYS, &[], None, 2_000).unwrap().len(), 100);
-}
-
 #[test]
 fn nothing_acknowledged_is_lost_in_any_crash() {
     for seed in 0..60 {

@@ -95,14 +95,22 @@ impl Database {
     /// only with all that goes before it, because sled keeps a prefix of its operations.
     pub(super) fn save(&self, memory: &Memory, number: u64) -> io::Result<()> {
         for (name, tree) in &memory.trees {
-            if tree.is_dropped {
+            if tree.removed.is_all() {
                 self.trees().remove(name);
                 self.run(|| self.db.drop_tree(name).map(drop))?;
-            }
-            if tree.items.is_empty() {
-                continue;
+                if tree.items.is_empty() {
+                    continue;
+                }
             }
             let saved = self.tree(name)?;
+            for (from, to) in tree.removed.iter() {
+                let bounds =
+                    (Bound::Included(&from[..]), to.map_or(Bound::Unbounded, |to| Bound::Excluded(&to[..])));
+                for pair in self.range(name, bounds)? {
+                    let (key, _) = pair?;
+                    self.run(|| saved.remove(&key).map(drop))?;
+                }
+            }
             for (key, value) in &tree.items {
                 match value {
                     Some(value) => self.run(|| saved.insert(key, &value[..]).map(drop))?,
@@ -129,27 +137,17 @@ impl Database {
     }
 
     /// The pairs of `tree` between the bounds, ascending, each read when it is asked for.
-    pub(super) fn range(
-        &self,
+    pub(super) fn range<'a>(
+        &'a self,
         tree: &str,
         bounds: (Bound<&[u8]>, Bound<&[u8]>),
-    ) -> io::Result<impl Iterator<Item = io::Result<(Bytes, Bytes)>>> {
+    ) -> io::Result<impl Iterator<Item = io::Result<(Bytes, Bytes)>> + use<'a>> {
         let tree = self.tree(tree)?;
         let mut pairs = self.run(|| Ok(tree.range::<&[u8], _>(bounds)))?;
         Ok(std::iter::from_fn(move || {
             let pair = self.run(|| pairs.next().transpose()).transpose()?;
             Some(pair.map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))))
         }))
-    }
-
-    /// The pair with the greatest key of `tree` below `end`, if that is given.
-    pub(super) fn last(&self, tree: &str, end: Option<&[u8]>) -> io::Result<Option<(Bytes, Bytes)>> {
-        let tree = self.tree(tree)?;
-        let pair = self.run(|| match end {
-            Some(end) => tree.get_lt(end),
-            None => tree.last(),
-        })?;
-        Ok(pair.map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))))
     }
 
     /// The names of all trees, empty ones too.

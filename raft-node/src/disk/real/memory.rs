@@ -4,7 +4,7 @@
 //! kind u8 | tree length u8 | tree |                                                big-endian
 //!   0 insert: | key length u16 | key | value length u32 | value |
 //!   1 remove: | key length u16 | key |
-//!   2 the whole tree is dropped
+//!   2 remove range: | first key length u16 | first key | end length u16 | end |       no end: length 0
 //! ```
 
 use std::collections::BTreeMap;
@@ -12,9 +12,12 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::super::take_range;
+use super::ranges::Ranges;
+
 const INSERT: u8 = 0;
 const REMOVE: u8 = 1;
-const DROP: u8 = 2;
+const REMOVE_RANGE: u8 = 2;
 
 /// One change of one tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +26,8 @@ pub(super) enum Change<'a> {
     Insert(&'a [u8], &'a [u8]),
     /// A key is removed.
     Remove(&'a [u8]),
-    /// All keys are removed.
-    Drop,
+    /// All keys from the first one on are removed, up to the second one, if it is given.
+    RemoveRange(&'a [u8], Option<&'a [u8]>),
 }
 
 impl Change<'_> {
@@ -32,23 +35,29 @@ impl Change<'_> {
     pub(super) fn encode(&self, tree: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         let too_long =
             |_| io::Error::new(io::ErrorKind::InvalidInput, format!("a name in tree {tree} is too long"));
-        let (kind, key, value) = match *self {
-            Self::Insert(key, value) => (INSERT, Some(key), Some(value)),
-            Self::Remove(key) => (REMOVE, Some(key), None),
-            Self::Drop => (DROP, None, None),
+        let kind = match self {
+            Self::Insert(..) => INSERT,
+            Self::Remove(_) => REMOVE,
+            Self::RemoveRange(..) => REMOVE_RANGE,
         };
-        let tree_length = u8::try_from(tree.len()).map_err(too_long)?;
-        let key_length = u16::try_from(key.map_or(0, <[u8]>::len)).map_err(too_long)?;
-        let value_length = u32::try_from(value.map_or(0, <[u8]>::len)).map_err(too_long)?;
-        buffer.extend([kind, tree_length]);
+        buffer.extend([kind, u8::try_from(tree.len()).map_err(too_long)?]);
         buffer.extend(tree.as_bytes());
-        if let Some(key) = key {
-            buffer.extend(key_length.to_be_bytes());
+        let put_key = |key: &[u8], buffer: &mut Vec<u8>| {
+            buffer.extend(u16::try_from(key.len()).map_err(too_long)?.to_be_bytes());
             buffer.extend(key);
-        }
-        if let Some(value) = value {
-            buffer.extend(value_length.to_be_bytes());
-            buffer.extend(value);
+            Ok::<_, io::Error>(())
+        };
+        match *self {
+            Self::Insert(key, value) => {
+                put_key(key, buffer)?;
+                buffer.extend(u32::try_from(value.len()).map_err(too_long)?.to_be_bytes());
+                buffer.extend(value);
+            }
+            Self::Remove(key) => put_key(key, buffer)?,
+            Self::RemoveRange(from, to) => {
+                put_key(from, buffer)?;
+                put_key(to.unwrap_or_default(), buffer)?;
+            }
         }
         Ok(())
     }
@@ -57,17 +66,23 @@ impl Change<'_> {
     fn decode<'a>(bytes: &mut &'a [u8]) -> Option<(&'a str, Change<'a>)> {
         let [kind, tree_length] = *bytes.split_off(..2)?.first_chunk()?;
         let tree = std::str::from_utf8(bytes.split_off(..usize::from(tree_length))?).ok()?;
-        if kind == DROP {
-            return Some((tree, Change::Drop));
-        }
-        let key_length = u16::from_be_bytes(*bytes.split_off(..2)?.first_chunk()?);
-        let key = bytes.split_off(..usize::from(key_length))?;
-        if kind == REMOVE {
-            return Some((tree, Change::Remove(key)));
-        }
-        let value_length = u32::from_be_bytes(*bytes.split_off(..4)?.first_chunk()?);
-        let value = bytes.split_off(..value_length as usize)?;
-        (kind == INSERT).then_some((tree, Change::Insert(key, value)))
+        let take_key = |bytes: &mut &'a [u8]| {
+            let length = u16::from_be_bytes(*bytes.split_off(..2)?.first_chunk()?);
+            bytes.split_off(..usize::from(length))
+        };
+        let key = take_key(bytes)?;
+        let change = match kind {
+            INSERT => {
+                let length = u32::from_be_bytes(*bytes.split_off(..4)?.first_chunk()?);
+                Change::Insert(key, bytes.split_off(..length as usize)?)
+            }
+            REMOVE => Change::Remove(key),
+            REMOVE_RANGE => {
+                Change::RemoveRange(key, take_key(bytes).map(|to| (!to.is_empty()).then_some(to))?)
+            }
+            _ => return None,
+        };
+        Some((tree, change))
     }
 }
 
@@ -82,8 +97,8 @@ pub(super) struct Memory {
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     /// What was there before these changes is gone.
-    pub(super) is_dropped: bool,
-    /// Keys with their values; `None`: removed.
+    pub(super) removed: Ranges,
+    /// Keys with their values; `None`: removed. They are newer than the removed ranges.
     pub(super) items: BTreeMap<Bytes, Option<Bytes>>,
 }
 
@@ -98,8 +113,10 @@ impl Memory {
         let (key, value) = match change {
             Change::Insert(key, value) => (key, Some(Bytes::copy_from_slice(value))),
             Change::Remove(key) => (key, None),
-            Change::Drop => {
-                *tree = Tree { is_dropped: true, items: BTreeMap::new() };
+            Change::RemoveRange(from, to) => {
+                // What comes and goes between two saves never reaches the database.
+                take_range(&mut tree.items, from, to);
+                tree.removed.add(from, to);
                 return;
             }
         };

@@ -232,17 +232,63 @@ impl Shared {
 }
 
 impl View {
-    /// What is known of `tree` above the database, the newest first, and whether the database counts.
-    fn layers(&self, tree: &str) -> (Vec<&Tree>, bool) {
-        let mut layers = Vec::with_capacity(2);
-        for memory in [Some(&self.active), self.saving.as_deref()].into_iter().flatten() {
-            let Some(tree) = memory.trees.get(tree) else { continue };
-            layers.push(tree);
-            if tree.is_dropped {
-                return (layers, false);
-            }
+    /// What is known of `tree` above the database, the newest first.
+    fn layers<'a>(&'a self, tree: &str) -> impl Iterator<Item = &'a Tree> + use<'a> {
+        let memories = [Some(&self.active), self.saving.as_deref()];
+        memories.map(|memory| memory.and_then(|memory| memory.trees.get(tree))).into_iter().flatten()
+    }
+}
+
+/// One layer of a tree, seen through what those above it removed: its items, ascending.
+struct Layer<'a> {
+    /// The newest first.
+    above: Vec<&'a Tree>,
+    /// Gives the items from a key on.
+    open: Open<'a>,
+    items: Items<'a>,
+    /// The first one that was not taken.
+    next: Option<(Bytes, Option<Bytes>)>,
+}
+
+type Open<'a> = Box<dyn Fn(&[u8]) -> io::Result<Items<'a>> + 'a>;
+type Items<'a> = Box<dyn Iterator<Item = io::Result<(Bytes, Option<Bytes>)>> + 'a>;
+
+impl<'a> Layer<'a> {
+    fn new(
+        above: Vec<&'a Tree>,
+        from: &[u8],
+        open: impl Fn(&[u8]) -> io::Result<Items<'a>> + 'a,
+    ) -> io::Result<Self> {
+        let mut layer = Self { above, open: Box::new(open), items: Box::new(std::iter::empty()), next: None };
+        layer.seek(from)?;
+        Ok(layer)
+    }
+
+    /// Goes on at `from`, or behind what is removed there.
+    fn seek(&mut self, from: &[u8]) -> io::Result<()> {
+        let mut from = from;
+        while let Some(end) = self.above.iter().find_map(|above| above.removed.end_of(from)) {
+            let Some(end) = end else {
+                self.items = Box::new(std::iter::empty());
+                self.next = None;
+                return Ok(());
+            };
+            from = end;
         }
-        (layers, true)
+        self.items = (self.open)(from)?;
+        self.step()
+    }
+
+    /// Passes the item that is next.
+    fn step(&mut self) -> io::Result<()> {
+        self.next = self.items.next().transpose()?;
+        match &self.next {
+            Some((key, _)) if self.above.iter().any(|above| above.removed.holds(key)) => {
+                let key = key.clone();
+                self.seek(&key)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -256,14 +302,22 @@ impl Store for JournaledStore {
         self.change(tree, Change::Remove(key))
     }
 
+    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
+        self.change(tree, Change::RemoveRange(from, to))
+    }
+
     fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>> {
         self.0.shared.database.check()?;
         let view = self.0.shared.read();
-        let (layers, database_counts) = view.layers(tree);
-        if let Some(value) = layers.iter().find_map(|layer| layer.items.get(key)) {
-            return Ok(value.clone());
+        for layer in view.layers(tree) {
+            if let Some(value) = layer.items.get(key) {
+                return Ok(value.clone());
+            }
+            if layer.removed.holds(key) {
+                return Ok(None);
+            }
         }
-        if database_counts { self.0.shared.database.get(tree, key) } else { Ok(None) }
+        self.0.shared.database.get(tree, key)
     }
 
     fn range(
@@ -277,57 +331,41 @@ impl Store for JournaledStore {
         if to.is_some_and(|to| to <= from) {
             return Ok(Vec::new());
         }
-        let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
         let view = self.0.shared.read();
-        let (layers, database_counts) = view.layers(tree);
-        let mut layers: Vec<_> =
-            layers.iter().map(|layer| layer.items.range::<[u8], _>(bounds).peekable()).collect();
-        let mut saved =
-            if database_counts { Some(self.0.shared.database.range(tree, bounds)?) } else { None };
-        let mut next_saved = || saved.as_mut().and_then(Iterator::next).transpose();
-        let (mut found, mut below) = (Vec::new(), next_saved()?);
-        while found.len() < limit {
-            let least_above = layers.iter_mut().filter_map(|layer| layer.peek().map(|(key, _)| *key)).min();
-            let least = match (least_above, &below) {
-                (Some(above), Some((below, _))) => above.min(below).clone(),
-                (Some(above), None) => above.clone(),
-                (None, Some((below, _))) => below.clone(),
-                (None, None) => break,
+        let end = to.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut layers, mut above) = (Vec::with_capacity(3), Vec::with_capacity(2));
+        for known in view.layers(tree) {
+            let open = move |from: &[u8]| {
+                // A range that was removed may end beyond.
+                let from = to.map_or(from, |to| from.min(to));
+                let items = known.items.range::<[u8], _>((Bound::Included(from), end));
+                Ok(Box::new(items.map(|(key, value)| Ok((key.clone(), value.clone())))) as Items<'_>)
             };
+            layers.push(Layer::new(above.clone(), from, open)?);
+            above.push(known);
+        }
+        let open = |from: &[u8]| {
+            let from = to.map_or(from, |to| from.min(to));
+            let saved = self.0.shared.database.range(tree, (Bound::Included(from), end))?;
+            Ok(Box::new(saved.map(|pair| pair.map(|(key, value)| (key, Some(value))))) as Items<'_>)
+        };
+        layers.push(Layer::new(above, from, open)?);
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let least =
+                layers.iter().filter_map(|layer| layer.next.as_ref()).map(|(key, _)| key).min().cloned();
+            let Some(least) = least else { break };
             // Each layer passes the key; the newest that knows it decides.
             let mut decided = None;
             for layer in &mut layers {
-                let known = layer.next_if(|(key, _)| **key == least);
-                decided = decided.or_else(|| known.map(|(_, value)| value.clone()));
-            }
-            if below.as_ref().is_some_and(|(key, _)| *key == least) {
-                let saved = mem::replace(&mut below, next_saved()?);
-                decided = decided.or_else(|| saved.map(|(_, value)| Some(value)));
+                if layer.next.as_ref().is_some_and(|(key, _)| *key == least) {
+                    decided = decided.or_else(|| layer.next.take().map(|(_, value)| value));
+                    layer.step()?;
+                }
             }
             found.extend(decided.flatten().map(|value| (least, value)));
         }
         Ok(found)
-    }
-
-    fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>> {
-        self.0.shared.database.check()?;
-        let view = self.0.shared.read();
-        let (layers, database_counts) = view.layers(tree);
-        let mut end: Option<Bytes> = None;
-        loop {
-            let bounds = (Bound::Unbounded, end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
-            let above = layers.iter().filter_map(|layer| layer.items.range::<[u8], _>(bounds).next_back());
-            // Of equal keys, the newest layer is the last one that is looked at.
-            let above = above.rev().max_by(|(one, _), (other, _)| one.cmp(other));
-            let below =
-                if database_counts { self.0.shared.database.last(tree, end.as_deref())? } else { None };
-            end = match (above, below) {
-                (Some((above, _)), Some(below)) if below.0 > *above => return Ok(Some(below)),
-                (Some((key, Some(value))), _) => return Ok(Some((key.clone(), value.clone()))),
-                (Some((removed, None)), _) => Some(removed.clone()),
-                (None, below) => return Ok(below),
-            };
-        }
     }
 
     fn trees(&self) -> io::Result<Vec<String>> {
@@ -344,10 +382,6 @@ impl Store for JournaledStore {
             }
         }
         Ok(full)
-    }
-
-    fn drop_tree(&self, tree: &str) -> io::Result<()> {
-        self.change(tree, Change::Drop)
     }
 
     fn sync(&self) -> BoxFuture<io::Result<()>> {

@@ -28,6 +28,7 @@ pub(super) struct Content {
 pub(super) enum Operation {
     Insert(String, Bytes, Bytes),
     Remove(String, Bytes),
+    RemoveRange(String, Bytes, Option<Bytes>),
     Create(String),
     Write(String, u64, Bytes),
     Rename(String, String),
@@ -91,12 +92,9 @@ impl Content {
             Operation::Insert(tree, key, value) => {
                 self.trees.entry(tree).or_default().insert(key, value);
             }
-            Operation::Remove(tree, key) => {
-                let rows = self.trees.entry(tree.clone()).or_default();
-                rows.remove(&key);
-                if rows.is_empty() {
-                    self.trees.remove(&tree);
-                }
+            Operation::Remove(tree, key) => self.retain(tree, |known| *known != key),
+            Operation::RemoveRange(tree, from, to) => {
+                self.retain(tree, |known| *known < from || to.as_ref().is_some_and(|to| known >= to));
             }
             Operation::Create(name) => {
                 self.files.insert(name, Vec::new());
@@ -114,6 +112,14 @@ impl Content {
             Operation::RemoveFile(name) => {
                 self.files.remove(&name);
             }
+        }
+    }
+
+    fn retain(&mut self, tree: String, is_kept: impl Fn(&Bytes) -> bool) {
+        let rows = self.trees.entry(tree.clone()).or_default();
+        rows.retain(|key, _| is_kept(key));
+        if rows.is_empty() {
+            self.trees.remove(&tree);
         }
     }
 
@@ -139,6 +145,12 @@ impl Store for TestDisk {
         Ok(())
     }
 
+    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
+        let (from, to) = (Bytes::copy_from_slice(from), to.map(Bytes::copy_from_slice));
+        self.perform(Operation::RemoveRange(tree.to_owned(), from, to));
+        Ok(())
+    }
+
     fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>> {
         Ok(self.content().trees.get(tree).and_then(|rows| rows.get(key)).cloned())
     }
@@ -157,20 +169,8 @@ impl Store for TestDisk {
         Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
-    fn last(&self, tree: &str) -> io::Result<Option<(Bytes, Bytes)>> {
-        let content = self.content();
-        let last = content.trees.get(tree).and_then(|rows| rows.last_key_value());
-        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
-    }
-
     fn trees(&self) -> io::Result<Vec<String>> {
         Ok(self.content().trees.keys().cloned().collect())
-    }
-
-    fn drop_tree(&self, tree: &str) -> io::Result<()> {
-        let keys: Vec<Bytes> =
-            self.content().trees.get(tree).map(|rows| rows.keys().cloned().collect()).unwrap_or_default();
-        keys.into_iter().try_for_each(|key| Store::remove(self, tree, &key))
     }
 
     fn sync(&self) -> BoxFuture<io::Result<()>> {

@@ -116,7 +116,8 @@ fn every_prefix_of_an_installation_is_the_old_state_or_the_new() {
         assert_eq!(content.generations().len(), 1);
         assert!(content.files.keys().all(|name| name.ends_with(".snap")));
     }
-    assert!(switched > 5);
+    // The switch itself, and the removal of the two old trees.
+    assert!(switched > 2);
 }
 
 #[test]
