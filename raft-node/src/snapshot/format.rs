@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! magic   "raftsnp" | version u8 = 1
-//! block   length u32 (1..=64 KiB) | crc32c u32 of length and payload | payload
+//! block   length u32 (1..=64 KiB), its highest bit: compressed | crc32c u32 of length and payload | payload
+//!         a compressed payload is one LZ4 block of at most 64 KiB of content
 //!         the first holds the state head (CBOR); all further ones together one stream of rows:
 //!         key length u16 | log index u64 | n u32 | value length u32 | key | value       keys ascending
 //! footer  0 u32 | rows u64 | crc32c u32 of all block checksums | crc32c u32 of the footer so far
@@ -50,13 +51,16 @@ pub(crate) struct SnapshotWriter {
     crc: u32,
     /// CRC32C of the checksums of all blocks.
     block_crcs: u32,
+    /// Where a payload is compressed.
+    compressed: Vec<u8>,
 }
 
 impl SnapshotWriter {
     pub(crate) fn create(files: Arc<dyn Files>, name: SnapshotName, head: &StateHead) -> io::Result<Self> {
         files.create(&name.with(SUFFIX_BUILDING))?;
         let block = BytesMut::with_capacity(2 * BLOCK_SIZE_MAX);
-        let mut writer = Self { files, name, block, size: 0, rows: 0, crc: 0, block_crcs: 0 };
+        let compressed = vec![0; lz4_flex::block::get_maximum_output_size(BLOCK_SIZE_MAX)];
+        let mut writer = Self { files, name, block, size: 0, rows: 0, crc: 0, block_crcs: 0, compressed };
         writer.append(MAGIC)?;
         let head = head.to_bytes().map_err(io::Error::other)?;
         if head.len() > BLOCK_SIZE_MAX {
@@ -111,10 +115,16 @@ impl SnapshotWriter {
         self.files.remove(&self.name.with(SUFFIX_BUILDING))
     }
 
-    fn append_block(&mut self, payload: &[u8]) -> io::Result<()> {
+    fn append_block(&mut self, content: &[u8]) -> io::Result<()> {
+        // Its buffer is large enough for whatever comes out.
+        let size = lz4_flex::block::compress_into(content, &mut self.compressed).map_err(io::Error::other)?;
+        let (payload, flag) = match size < content.len() {
+            true => (&self.compressed[..size], COMPRESSED),
+            false => (content, 0),
+        };
         let mut block = BytesMut::with_capacity(BLOCK_HEADER_SIZE + payload.len());
         // A payload has at most BLOCK_SIZE_MAX bytes.
-        block.put_u32(payload.len() as u32);
+        block.put_u32(payload.len() as u32 | flag);
         let crc = block_crc(&block, payload);
         block.put_u32(crc);
         block.put_slice(payload);
@@ -209,7 +219,8 @@ impl SnapshotReader {
     /// Adds the next block to the buffer; `false` if the footer came instead.
     fn read_block(&mut self) -> io::Result<bool> {
         let length_bytes = self.take(4)?;
-        let length = length_bytes.as_ref().get_u32() as usize;
+        let length = length_bytes.as_ref().get_u32();
+        let (length, is_compressed) = ((length & !COMPRESSED) as usize, length & COMPRESSED != 0);
         if length == 0 {
             return self.read_footer(length_bytes).map(|()| false);
         }
@@ -222,7 +233,15 @@ impl SnapshotReader {
             return Err(self.damaged(&format!("checksum of the block that ends at {}", self.offset)));
         }
         self.block_crcs = crc32c::crc32c_append(self.block_crcs, &crc.to_be_bytes());
-        self.buffer.extend_from_slice(&payload);
+        if is_compressed {
+            let start = self.buffer.len();
+            self.buffer.resize(start + BLOCK_SIZE_MAX, 0);
+            let size = lz4_flex::block::decompress_into(&payload, &mut self.buffer[start..])
+                .map_err(|error| self.damaged(&format!("a block cannot be decompressed: {error}")))?;
+            self.buffer.truncate(start + size);
+        } else {
+            self.buffer.extend_from_slice(&payload);
+        }
         Ok(true)
     }
 
@@ -264,6 +283,8 @@ fn block_crc(length: &[u8], payload: &[u8]) -> u32 {
 const MAGIC: &[u8; 8] = b"raftsnp\x01";
 /// The most bytes of payload in a block.
 const BLOCK_SIZE_MAX: usize = 64 * 1024;
+/// In the length of a block: its payload is compressed.
+const COMPRESSED: u32 = 1 << 31;
 const BLOCK_HEADER_SIZE: usize = 8;
 const ROW_HEADER_SIZE: usize = 18;
 const FOOTER_SIZE: usize = 20;

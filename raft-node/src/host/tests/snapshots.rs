@@ -10,7 +10,10 @@ use rpc_core::random::SeededRandom;
 
 use super::*;
 use crate::disk::sim::{SimDisk, SimDiskOptions};
-use crate::snapshot::{SnapshotFile, SnapshotOffer};
+use crate::snapshot::{
+    SnapshotFile, SnapshotName, SnapshotOffer, SnapshotReader, SnapshotRow, SnapshotWriter,
+};
+use crate::state_head::StateHead;
 use crate::types::SnapshotMeta;
 
 fn run<F: Future<Output: Send> + Send + 'static>(future: F) -> F::Output {
@@ -83,6 +86,26 @@ fn an_installed_state_equals_the_replayed_one() {
         assert_eq!(replies, [applied_reply(21), applied_reply(23)], "the session came with the snapshot");
     }
     assert_eq!(installed.applied().state_hash, replayed.applied().state_hash);
+}
+
+/// A value of one byte repeated, and one that nothing makes smaller.
+#[test]
+fn a_snapshot_of_text_is_compressed() {
+    let mut random = SeededRandom::new(1);
+    let noise: Bytes = (0..200_000).map(|_| random.below(256) as u8).collect();
+    let text = Bytes::from(vec![b'x'; 200_000]);
+    for (value, size) in [(text, 0..10_000), (noise, 200_000..202_000)] {
+        let (world, disk) = (World::new(1), TestDisk::default());
+        let name = SnapshotName::new(None, 1);
+        let mut writer = SnapshotWriter::create(disk.handle().files, name, &StateHead::default()).unwrap();
+        let row = SnapshotRow { key: Bytes::from_static(&[0, 1]), index: 1, n: 0, value };
+        writer.row(&row).unwrap();
+        let file = world.run(async move { writer.finish().await.unwrap() });
+        assert!(size.contains(&file.offer().size), "{} bytes", file.offer().size);
+        let mut reader = SnapshotReader::open(file).unwrap();
+        assert_eq!(reader.next_row().unwrap(), Some(row));
+        assert_eq!(reader.next_row().unwrap(), None);
+    }
 }
 
 fn host_files(host: &Host<Script>) -> Arc<dyn crate::disk::Files> {
