@@ -1,7 +1,7 @@
 //! The seam to the disk: an ordered byte store and a directory of files.
 //!
-//! It lies low on purpose: all house logic above it (redo record, pieces, checksums, purge order, generation switch,
-//! snapshot files, identity) is one code for the real disk and the simulated one. The adapters below it are thin.
+//! It lies low on purpose: all house logic above it (pieces, checksums, purge order, generation switch, snapshot files,
+//! identity) is one code for the real disk and the simulated one. The adapters below it are thin.
 
 mod plant;
 pub mod real;
@@ -25,23 +25,31 @@ pub struct Disk {
 
 /// An ordered byte store with named trees.
 ///
-/// All operations of all trees have one global order, the order in which the calls returned. After a crash the store
+/// All writes to all trees have one global order, the order in which the calls returned. After a crash the store
 /// holds a *prefix* of that order which contains at least everything that was written before the last completed
-/// [`Store::sync`] was called. Each of them is atomic; nothing larger is.
+/// [`Store::sync`] was called. A write is there with all of its changes or not at all.
 /// An error is sticky: the store is poisoned, every later call fails, the process must be restarted.
 /// Writes return without waiting for the disk, but for one that makes what is not synced larger than a real disk gathers
-/// (4 MiB): it syncs. A key above [`KEY_SIZE_MAX`] or a value above [`PIECE_SIZE_MAX`] is refused
+/// (8 MiB): it syncs. A key above [`KEY_SIZE_MAX`] or a value above [`PIECE_SIZE_MAX`] is refused
 /// with `InvalidInput`, which is not sticky.
 pub trait Store: Send + Sync + 'static {
+    /// Makes changes, each of a tree, in their order and all of them together.
+    fn write(&self, changes: &[(&str, Change<'_>)]) -> io::Result<()>;
+
     /// Sets `key` of `tree`.
-    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()>;
+    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.write(&[(tree, Change::Insert(key, value))])
+    }
 
     /// Removes `key` of `tree`, if it is there.
-    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()>;
+    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
+        self.write(&[(tree, Change::Remove(key))])
+    }
 
-    /// Removes all keys of `tree` with `from <= key` and, if given, `key < to`. Costs as much as one remove until the
-    /// database below has them too, however many there are.
-    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()>;
+    /// Removes all keys of `tree` with `from <= key` and, if given, `key < to`.
+    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
+        self.write(&[(tree, Change::RemoveRange(from, to))])
+    }
 
     /// The value of `key` of `tree`.
     fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>>;
@@ -61,6 +69,18 @@ pub trait Store: Send + Sync + 'static {
     /// Makes everything durable that was written before this call. Blocks the thread on a real disk while polled
     /// (only the writer thread calls it); takes virtual time in simulation.
     fn sync(&self) -> BoxFuture<io::Result<()>>;
+}
+
+/// One change of one tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// A key gets a value.
+    Insert(&'a [u8], &'a [u8]),
+    /// A key is removed, if it is there.
+    Remove(&'a [u8]),
+    /// All keys from the first one on are removed, up to the second one, if it is given. Costs as much as one key until
+    /// the database below has them too, however many there are.
+    RemoveRange(&'a [u8], Option<&'a [u8]>),
 }
 
 /// A flat directory of files. Names hold no separators.
@@ -142,7 +162,8 @@ fn take_range<V>(rows: &mut BTreeMap<Bytes, V>, from: &[u8], to: Option<&[u8]>) 
 }
 
 /// Both adapters refuse the same items.
-fn check_item(tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+fn check_item(tree: &str, change: &Change<'_>) -> io::Result<()> {
+    let Change::Insert(key, value) = change else { return Ok(()) };
     if key.len() <= KEY_SIZE_MAX && value.len() <= PIECE_SIZE_MAX {
         return Ok(());
     }

@@ -1,8 +1,7 @@
 //! The replicated state: applies committed entries to the disk in rounds, and serves reads at round boundaries.
 //!
-//! A round of entries is applied in memory, and can be read from there. Some rounds later all of it is saved, in an order
-//! that a crash can cut anywhere (a crash keeps a prefix of all operations): pieces of large values under new keys, the
-//! redo record with all effects, the plain inserts and removes, and last the removal of pieces that are no longer named.
+//! A round of entries is applied in memory, and can be read from there. Some rounds later all of it is saved by one write,
+//! rows, pieces of large values and state head, so that a crash leaves the state of one save whole.
 //! What was not saved is applied again from the log. A read never waits for the disk, and finds value and watermark of
 //! one round boundary.
 //!
@@ -13,7 +12,6 @@ mod cut;
 mod hash;
 mod overlay;
 mod raft;
-mod redo;
 mod round;
 mod row;
 #[cfg(test)]
@@ -49,7 +47,7 @@ pub struct HostConfig {
     /// The most memory that a snapshot may hold for rows overwritten while it is built, in bytes; beyond it, the
     /// build starts again. Default 256 MiB.
     pub snapshot_undo_bytes_max: usize,
-    /// Applied changes are written to the disk once their redo record has about this size, in bytes; 0: each round.
+    /// Applied changes are written to the disk once their rows have about this size, in bytes; 0: each round.
     /// Until then they lie in memory, and in the log. Default 256 KiB.
     pub unsaved_size_max: usize,
 }

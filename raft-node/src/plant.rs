@@ -36,7 +36,7 @@ pub(crate) const TRUNCATE_SHORT: Bug =
 pub(crate) const APPLIED_TWICE: Bug =
     Bug::new("applied-twice", "a repeated command is applied again: the session table is not asked");
 pub(crate) const APPLIED_AGAIN_AFTER_CRASH: Bug =
-    Bug::new("applied-again-after-crash", "rows are written without the redo record of their round");
+    Bug::new("applied-again-after-crash", "the rows of a save and its state head are written one by one");
 pub(crate) const CLOCK_IN_APPLY: Bug =
     Bug::new("clock-in-apply", "applying reads the clock of the node instead of the time in the log");
 pub(crate) const SNAPSHOT_WITHOUT_SESSIONS: Bug =

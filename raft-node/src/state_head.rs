@@ -1,4 +1,4 @@
-//! The replicated state apart from its rows: what the redo record of a round and the header of a snapshot begin with.
+//! The replicated state apart from its rows: what a save writes last and a snapshot begins with.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

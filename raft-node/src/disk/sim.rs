@@ -14,7 +14,7 @@ use bytes::Bytes;
 use rpc_core::random::SeededRandom;
 use rpc_core::runtime::{BoxFuture, Runtime};
 
-use super::{Disk, Files, Space, Store, check_item, take_range};
+use super::{Change, Disk, Files, Space, Store, check_item, take_range};
 
 /// Writes are torn at multiples of this.
 const SECTOR_SIZE: usize = 512;
@@ -117,12 +117,13 @@ struct State {
 #[derive(Default)]
 struct StoreState {
     trees: BTreeMap<String, BTreeMap<Bytes, Bytes>>,
-    /// How to take back each operation from number `durable` on.
-    journal: Vec<Undo>,
+    /// How to take back each write from number `durable` on.
+    journal: Vec<Vec<Undo>>,
     /// This many operations survive any crash.
     durable: u64,
 }
 
+/// How to take back one change.
 enum Undo {
     /// The value that a key had.
     Row(String, Bytes, Option<Bytes>),
@@ -270,24 +271,39 @@ impl SimDisk {
     }
 }
 
+impl State {
+    /// Passes the point before the operation `what` on `name`, unless the power goes there.
+    fn pass(&mut self, what: &str, name: &str, key: &[u8]) -> io::Result<()> {
+        if self.cut.take_if(|point| point.is_at(what, name, key)).is_none() {
+            return Ok(());
+        }
+        self.cut_count += 1;
+        self.poison = Some("the power is gone (planned fault)");
+        Err(io::Error::other("the power went (planned fault)"))
+    }
+}
+
 impl StoreState {
     fn count(&self) -> u64 {
         self.durable + self.journal.len() as u64
     }
 
-    fn change(&mut self, tree: &str, key: &[u8], value: Option<&[u8]>) {
-        let rows = self.trees.entry(tree.to_owned()).or_default();
-        let key = Bytes::copy_from_slice(key);
-        let before = match value {
-            Some(value) => rows.insert(key.clone(), Bytes::copy_from_slice(value)),
-            None => rows.remove(&key),
+    fn write(&mut self, changes: &[(&str, Change<'_>)]) {
+        let undo = |(tree, change): &(&str, Change<'_>)| {
+            let name = (*tree).to_owned();
+            let rows = self.trees.entry(name.clone()).or_default();
+            match *change {
+                Change::Insert(key, value) => {
+                    let key = Bytes::copy_from_slice(key);
+                    let before = rows.insert(key.clone(), Bytes::copy_from_slice(value));
+                    Undo::Row(name, key, before)
+                }
+                Change::Remove(key) => Undo::Row(name, Bytes::copy_from_slice(key), rows.remove(key)),
+                Change::RemoveRange(from, to) => Undo::Range(name, take_range(rows, from, to)),
+            }
         };
-        self.journal.push(Undo::Row(tree.to_owned(), key, before));
-    }
-
-    fn remove_range(&mut self, tree: &str, from: &[u8], to: Option<&[u8]>) {
-        let Some(rows) = self.trees.get_mut(tree) else { return };
-        self.journal.push(Undo::Range(tree.to_owned(), take_range(rows, from, to)));
+        let undos = changes.iter().map(undo).collect();
+        self.journal.push(undos);
     }
 
     fn synced(&mut self, count: u64) {
@@ -304,7 +320,7 @@ impl StoreState {
             1 => pending,
             _ => random.between(0, pending),
         };
-        for undo in self.journal.drain(keep as usize..).rev() {
+        for undo in self.journal.drain(keep as usize..).rev().flat_map(|undos| undos.into_iter().rev()) {
             match undo {
                 Undo::Row(tree, key, Some(before)) => {
                     self.trees.entry(tree).or_default().insert(key, before);
@@ -456,11 +472,7 @@ impl Handle {
     /// As [`Handle::state`], unless the power goes at what is about to be done.
     fn state_at(&self, what: &str, name: &str, key: &[u8]) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state()?;
-        if state.cut.take_if(|point| point.is_at(what, name, key)).is_some() {
-            state.cut_count += 1;
-            state.poison = Some("the power is gone (planned fault)");
-            return Err(io::Error::other("the power went (planned fault)"));
-        }
+        state.pass(what, name, key)?;
         Ok(state)
     }
 
@@ -505,23 +517,29 @@ impl Handle {
     }
 }
 
+/// What a change does, to which key or from which on, and the size of the value.
+fn parts<'a>(change: &Change<'a>) -> (&'static str, &'a [u8], usize) {
+    match *change {
+        Change::Insert(key, value) => ("insert", key, value.len()),
+        Change::Remove(key) => ("remove", key, 0),
+        Change::RemoveRange(from, _) => ("remove range", from, 0),
+    }
+}
+
 impl Store for Handle {
-    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
-        check_item(tree, key, value)?;
-        self.state_at("insert", tree, key)?.store.change(tree, key, Some(value));
-        self.trace("insert", tree, key, value.len());
-        Ok(())
-    }
-
-    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
-        self.state_at("remove", tree, key)?.store.change(tree, key, None);
-        self.trace("remove", tree, key, 0);
-        Ok(())
-    }
-
-    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
-        self.state_at("remove range", tree, from)?.store.remove_range(tree, from, to);
-        self.trace("remove range", tree, from, 0);
+    fn write(&self, changes: &[(&str, Change<'_>)]) -> io::Result<()> {
+        let mut state = self.state()?;
+        for (tree, change) in changes {
+            check_item(tree, change)?;
+            let (what, key, _) = parts(change);
+            state.pass(what, tree, key)?;
+        }
+        state.store.write(changes);
+        drop(state);
+        for (tree, change) in changes {
+            let (what, key, size) = parts(change);
+            self.trace(what, tree, key, size);
+        }
         Ok(())
     }
 
@@ -658,6 +676,8 @@ impl Files for Handle {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use rpc_core::sim::World;
 
     use super::*;
@@ -676,7 +696,7 @@ mod tests {
 
     #[test]
     fn a_crash_keeps_a_prefix_with_all_that_was_synced() {
-        let mut lengths = std::collections::BTreeSet::new();
+        let mut lengths = BTreeSet::new();
         for seed in 0..200 {
             let disk = after_crash(seed, |disk| async move {
                 for number in 0..10u8 {
@@ -714,16 +734,39 @@ mod tests {
                 disk.store.sync().await.unwrap();
                 disk.store.insert("t", b"a", b"2").unwrap();
                 disk.store.remove("t", b"b").unwrap();
+                disk.store.insert("t", b"c", b"3").unwrap();
+                disk.store.remove_range("t", b"a", Some(b"c")).unwrap();
             });
-            let (a, b) = (disk.store.get("t", b"a").unwrap(), disk.store.get("t", b"b").unwrap());
-            let found = (a.as_deref(), b.as_deref());
-            let allowed = [
-                (Some(&b"1"[..]), Some(&b"1"[..])),
-                (Some(&b"2"[..]), Some(&b"1"[..])),
-                (Some(&b"2"[..]), None),
-            ];
-            assert!(allowed.contains(&found), "{found:?}");
+            let rows = disk.store.range("t", &[], None, 9).unwrap();
+            let found: Vec<_> = rows.iter().map(|(key, value)| [&key[..], value].concat()).collect();
+            let allowed: [&[&[u8]]; 5] =
+                [&[b"a1", b"b1"], &[b"a2", b"b1"], &[b"a2"], &[b"a2", b"c3"], &[b"c3"]];
+            assert!(
+                allowed.contains(&found.iter().map(Vec::as_slice).collect::<Vec<_>>().as_slice()),
+                "{found:?}"
+            );
         }
+    }
+
+    #[test]
+    fn a_write_is_there_with_all_of_its_changes_or_not_at_all() {
+        let mut kept = BTreeSet::new();
+        for seed in 0..100 {
+            let disk = after_crash(seed, |disk| async move {
+                for value in [b"1", b"2", b"3"] {
+                    let changes =
+                        [("a", Change::Insert(b"key", value)), ("b", Change::Insert(b"key", value))];
+                    disk.store.write(&changes).unwrap();
+                }
+                disk.store
+                    .write(&[("a", Change::Remove(b"key")), ("b", Change::RemoveRange(b"", None))])
+                    .unwrap();
+            });
+            let (a, b) = (disk.store.get("a", b"key").unwrap(), disk.store.get("b", b"key").unwrap());
+            assert_eq!(a, b);
+            kept.insert(a);
+        }
+        assert_eq!(kept.len(), 4, "crashes fall everywhere: {kept:?}");
     }
 
     #[test]

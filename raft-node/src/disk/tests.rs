@@ -13,7 +13,7 @@ use rpc_core::sim::World;
 
 use super::real::{self, OpenError};
 use super::sim::{SimDisk, SimDiskOptions};
-use super::{Disk, KEY_SIZE_MAX, PIECE_SIZE_MAX, Store};
+use super::{Change, Disk, KEY_SIZE_MAX, PIECE_SIZE_MAX, Store};
 
 type Model = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
@@ -42,6 +42,23 @@ fn agree(store: &dyn Store, model: &mut Model, random: &mut SeededRandom, operat
                 store.remove_range(&tree, &key, to).unwrap();
                 let inside = |found: &Vec<u8>| *found >= key && to.is_none_or(|to| found.as_slice() < to);
                 model.retain(|(name, found), _| *name != tree || !inside(found));
+            }
+            8 if random.chance(300_000) => {
+                let keys =
+                    [vec![random.below(8) as u8], vec![random.below(8) as u8], vec![random.below(8) as u8]];
+                let value = vec![random.below(256) as u8; random.below(300) as usize];
+                store
+                    .write(&[
+                        (&tree, Change::Insert(&keys[0], &value)),
+                        ("b", Change::RemoveRange(&keys[1], Some(&keys[2]))),
+                        (&tree, Change::Remove(&key)),
+                        ("a", Change::Insert(&keys[2], &value)),
+                    ])
+                    .unwrap();
+                model.insert((tree.clone(), keys[0].clone()), value.clone());
+                model.retain(|(name, found), _| name != "b" || *found < keys[1] || *found >= keys[2]);
+                model.remove(&(tree, key));
+                model.insert(("a".to_owned(), keys[2].clone()), value);
             }
             8 => {
                 let (to, limit) = (vec![random.below(9) as u8], random.below(10) as usize);

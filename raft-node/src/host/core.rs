@@ -17,7 +17,9 @@ use super::cut::{Chunk, Cuts};
 use super::hash;
 use super::overlay::{Change, Changes, Overlay};
 use super::round::user_range;
-use super::row::{CLASS_SESSION, Content, Origin, Row, TREE_PREFIX, Tree, damaged, successor, user_key};
+use super::row::{
+    CLASS_SESSION, Items, Origin, Row, TREE_PREFIX, Tree, damaged, head_item, successor, user_key,
+};
 use super::waiters::Waiters;
 use super::writer::Writer;
 use super::{Applied, HostConfig, SessionsSummary, WAITERS_MAX, WaitError};
@@ -174,24 +176,21 @@ impl Core {
         if self.view().overlay.is_empty() {
             return Ok(());
         }
-        let effects = self.view().overlay.effects();
-        if !plant::APPLIED_AGAIN_AFTER_CRASH.is_planted() {
-            writer.write_redo(&effects)?;
-        }
+        let mut items = self.view().overlay.items();
+        items.push(head_item(&writer.head)?);
         {
             let mut cuts = locked(&self.cuts);
             if !cuts.is_empty() {
-                cuts.save(&effects.befores, self.config.snapshot_undo_bytes_max)?;
+                cuts.save(self.view().overlay.changes(), self.config.snapshot_undo_bytes_max)?;
             }
         }
-        for (key, item) in &effects.rows {
-            match item {
-                Some(item) => writer.tree.insert(key, item)?,
-                None => writer.tree.remove(key)?,
-            }
+        if plant::APPLIED_AGAIN_AFTER_CRASH.is_planted() {
+            items.drain(..).try_for_each(|item| writer.tree.write(&vec![item]))?;
+        } else {
+            writer.tree.write(&items)?;
         }
         self.view_mut().overlay = Overlay::default();
-        effects.dropped.into_iter().try_for_each(|set| writer.tree.remove_pieces(set))
+        Ok(())
     }
 
     /// Makes the state that of a new cluster: another id, revisions that go on `revisions` above, one member, no sessions.
@@ -431,10 +430,9 @@ async fn load_rows(tree: &Tree, reader: &mut SnapshotReader, head: &StateHead) -
     let (mut rows, mut rows_hash): (u64, u128) = (0, 0);
     while let Some(row) = reader.next_row()? {
         let stored = Row::of(Origin { index: row.index, n: row.n }, &row.value);
-        if let (Content::Pieces { .. }, Some(set)) = (&stored.content, stored.pieces()) {
-            tree.write_pieces(set, &row.value)?;
-        }
-        tree.insert(&row.key, &stored.encode(&row.key))?;
+        let mut items: Items = stored.piece_items(&row.value).collect();
+        items.push((row.key.clone(), Some(stored.encode(&row.key))));
+        tree.write(&items)?;
         if row.key[0] == CLASS_SESSION && !plant::SNAPSHOT_WITHOUT_SESSIONS.is_planted() {
             sessions.load_row(&row.key[1..], &row.value).map_err(|what| damaged(&row.key, what))?;
         }

@@ -8,7 +8,8 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::row::{CLASS_REDO, CLASS_USER, Row, Tree, successor};
+use super::overlay::Change;
+use super::row::{CLASS_HEAD, CLASS_USER, Row, Tree, successor};
 use crate::snapshot::SnapshotRow;
 
 /// All cuts that are being read.
@@ -61,18 +62,15 @@ impl Cuts {
     }
 
     /// Saves rows before they are changed. A cut that holds more than `size_max` bytes then is given up.
-    pub(super) fn save(
-        &mut self,
-        befores: &BTreeMap<Bytes, Option<Bytes>>,
-        size_max: usize,
-    ) -> io::Result<()> {
+    pub(super) fn save(&mut self, changes: &BTreeMap<Bytes, Change>, size_max: usize) -> io::Result<()> {
         let mut lost = Vec::new();
         for (&id, cut) in &mut self.cuts {
-            for (key, item) in befores.range(cut.cursor.clone()..) {
+            for (key, change) in changes.range(cut.cursor.clone()..) {
                 if cut.undo.contains_key(key) {
                     continue;
                 }
-                let row = item.as_ref().map(|item| whole(&cut.tree, key.clone(), item)).transpose()?;
+                let row =
+                    change.before.as_ref().map(|item| whole(&cut.tree, key.clone(), item)).transpose()?;
                 cut.undo_size += undo_size(key, row.as_ref());
                 cut.undo.insert(key.clone(), row);
             }
@@ -89,7 +87,7 @@ impl Cuts {
     /// The next rows of a cut.
     pub(super) fn chunk(&mut self, id: u64) -> io::Result<Chunk> {
         let Some(cut) = self.cuts.get_mut(&id) else { return Ok(Chunk::Lost) };
-        let batch = cut.tree.range(&cut.cursor, Some(&[CLASS_REDO]), CHUNK_ROWS)?;
+        let batch = cut.tree.range(&cut.cursor, Some(&[CLASS_HEAD]), CHUNK_ROWS)?;
         let is_last = batch.len() < CHUNK_ROWS;
         let mut rows = Vec::with_capacity(batch.len());
         let mut size = 0;
@@ -114,7 +112,7 @@ impl Cuts {
         while !cut.undo.is_empty() {
             rows.extend(cut.pop_saved());
         }
-        cut.cursor = Bytes::from_static(&[CLASS_REDO]);
+        cut.cursor = Bytes::from_static(&[CLASS_HEAD]);
         Ok(Chunk::Last(rows))
     }
 }

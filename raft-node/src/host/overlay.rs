@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::row::{PieceSet, Row, VALUE_PIECE_SIZE};
+use super::row::{Items, PieceSet, Row, VALUE_PIECE_SIZE};
 
 /// All changes since the last save, by key of the tree.
 #[derive(Default)]
 pub(super) struct Overlay {
     changes: BTreeMap<Bytes, Change>,
-    /// About the size of the redo record of a save, in bytes.
-    redo_size: usize,
+    /// About the size of the items of a save, pieces of values apart, in bytes.
+    item_size: usize,
     /// Bytes of values held in memory.
     value_size: usize,
     /// Entries whose changes are in here.
@@ -40,19 +40,6 @@ impl Change {
     pub(super) fn value(&self) -> Option<Bytes> {
         self.after.as_ref().map(|(_, value)| value.clone())
     }
-}
-
-/// What a save does to the disk.
-#[derive(Default)]
-pub(super) struct Effects {
-    /// Row items to set, or rows to remove, by key.
-    pub(super) rows: Vec<(Bytes, Option<Bytes>)>,
-    /// The items that these rows have in the tree before.
-    pub(super) befores: BTreeMap<Bytes, Option<Bytes>>,
-    /// Large values, whose pieces are to be written.
-    pub(super) written: Vec<(PieceSet, Bytes)>,
-    /// Pieces that no row names any more.
-    pub(super) dropped: Vec<PieceSet>,
 }
 
 impl Overlay {
@@ -84,20 +71,20 @@ impl Overlay {
 
     fn count(&mut self, key: &Bytes, change: &Change, is_new: bool) {
         let value = change.after.as_ref().map_or(0, |(_, value)| value.len());
-        let redo = key.len() + value.min(VALUE_PIECE_SIZE) + ROW_OVERHEAD;
+        let item = key.len() + value.min(VALUE_PIECE_SIZE) + ROW_OVERHEAD;
         if is_new {
-            self.redo_size += redo;
+            self.item_size += item;
             self.value_size += value;
         } else {
-            self.redo_size -= redo;
+            self.item_size -= item;
             self.value_size -= value;
         }
     }
 
-    /// Whether a save is due, with a redo record of `size_max` bytes.
+    /// Whether a save is due, with items of `size_max` bytes.
     pub(super) fn is_full(&self, size_max: usize) -> bool {
         self.entry_count > 0
-            && (self.redo_size >= size_max
+            && (self.item_size >= size_max
                 || self.value_size >= VALUE_SIZE_FULL
                 || self.entry_count >= ENTRY_COUNT_FULL)
     }
@@ -107,25 +94,23 @@ impl Overlay {
         self.entry_count == 0
     }
 
-    /// What a save of all this does.
-    pub(super) fn effects(&self) -> Effects {
-        let mut effects = Effects::default();
-        for (key, Change { before, before_pieces, after }) in &self.changes {
-            effects.dropped.extend(before_pieces);
-            let item = after.as_ref().map(|(row, value)| {
-                effects.written.extend(row.pieces().map(|set| (set, value.clone())));
-                row.encode(key)
-            });
-            effects.rows.push((key.clone(), item));
-            effects.befores.insert(key.clone(), before.clone());
+    /// What a save of all this writes.
+    pub(super) fn items(&self) -> Items {
+        let mut items = Items::with_capacity(self.changes.len() + 1);
+        for (key, Change { before_pieces, after, .. }) in &self.changes {
+            items.extend(before_pieces.iter().flat_map(PieceSet::keys).map(|key| (key, None)));
+            if let Some((row, value)) = after {
+                items.extend(row.piece_items(value));
+            }
+            items.push((key.clone(), after.as_ref().map(|(row, _)| row.encode(key))));
         }
-        effects
+        items
     }
 }
 
 /// A round ends, and a save is due, with the entry that brings the values in memory to this size, in bytes.
 pub(super) const VALUE_SIZE_FULL: usize = 4 * 1024 * 1024;
-/// What a row takes in the redo record beside key and value, in bytes.
+/// What a row takes beside key and value, in bytes.
 pub(super) const ROW_OVERHEAD: usize = 32;
 /// A save is due after so many entries: what a start may have to apply again.
 const ENTRY_COUNT_FULL: usize = 4_096;

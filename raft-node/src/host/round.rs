@@ -17,8 +17,8 @@ pub(super) struct Round<'a> {
     changes: BTreeMap<Bytes, Step>,
     /// The last row that was read from the tree: who reads a row often writes it next.
     last_read: RefCell<Option<(Bytes, Option<Bytes>)>>,
-    /// About the size of the redo record, in bytes.
-    redo_size: usize,
+    /// About the size of the items of its rows, pieces of values apart, in bytes.
+    item_size: usize,
     /// Bytes of values held in memory.
     value_size: usize,
 }
@@ -36,20 +36,20 @@ impl<'a> Round<'a> {
             overlay,
             changes: BTreeMap::new(),
             last_read: RefCell::default(),
-            redo_size: 0,
+            item_size: 0,
             value_size: 0,
         }
     }
 
     /// Whether the round is to end here.
     pub(super) fn is_full(&self) -> bool {
-        self.redo_size >= REDO_SIZE_FULL || self.value_size >= VALUE_SIZE_FULL
+        self.item_size >= ITEM_SIZE_FULL || self.value_size >= VALUE_SIZE_FULL
     }
 
     /// Sets or removes a row by its key in the tree.
     pub(super) fn set(&mut self, key: Bytes, after: Option<(Origin, Bytes)>) -> io::Result<()> {
         let value = after.as_ref().map_or(0, |(_, value)| value.len());
-        self.redo_size += key.len() + value.min(VALUE_PIECE_SIZE) + ROW_OVERHEAD;
+        self.item_size += key.len() + value.min(VALUE_PIECE_SIZE) + ROW_OVERHEAD;
         self.value_size += value;
         if let Some(step) = self.changes.get_mut(&key) {
             step.after = after;
@@ -179,5 +179,5 @@ fn user_end(to: Option<&[u8]>) -> Bytes {
     to.map_or_else(|| Bytes::from_static(&[CLASS_USER + 1]), user_key)
 }
 
-/// A round ends with the entry that brings its redo record to this size, in bytes.
-const REDO_SIZE_FULL: usize = 256 * 1024;
+/// A round ends with the entry that brings the items of its rows to this size, in bytes.
+const ITEM_SIZE_FULL: usize = 256 * 1024;

@@ -4,10 +4,9 @@
 //! tree sm.<generation>
 //! 0x00 | the machine's key                        row
 //! 0x01 | session id u64 [| sequence u64]          row (value: session.rs)
-//! 0x02                                            redo record (redo.rs)
+//! 0x02                                            version u8 = 2 | crc32c u32 of what follows | state head (CBOR)
 //!
 //! tree sm.<generation>.pieces
-//! 0x02 | slot u8 | piece u32                      a piece of a large redo record (redo.rs)
 //! 0x03 | log index u64 | n u32 | piece u32        crc32c u32 of key and bytes | bytes: a piece of a large value
 //!
 //! row item: version u8 = 1 | kind u8 | crc32c u32 of key, kind and all that follows | log index u64 | n u32
@@ -25,15 +24,16 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::hash::{self, Hasher};
-use crate::disk::{KEY_SIZE_MAX, PIECE_SIZE_MAX, Store};
+use crate::disk::{Change, KEY_SIZE_MAX, PIECE_SIZE_MAX, Store};
 use crate::machine::{ROW_KEY_SIZE_MAX, ROW_VALUE_SIZE_MAX};
+use crate::state_head::StateHead;
 
 /// The machine's rows.
 pub(super) const CLASS_USER: u8 = 0x00;
 /// Sessions and records.
 pub(super) const CLASS_SESSION: u8 = 0x01;
-/// The redo record.
-pub(super) const CLASS_REDO: u8 = 0x02;
+/// The state head.
+pub(super) const CLASS_HEAD: u8 = 0x02;
 /// Pieces of large values.
 pub(super) const CLASS_PIECE: u8 = 0x03;
 /// The most bytes of a value in one item of the store, which holds a header too; larger values lie in pieces of this
@@ -44,6 +44,8 @@ pub(super) const VALUE_PIECE_SIZE: usize = PIECE_SIZE_MAX - HEADER_SIZE;
 const _: () = assert!(ROW_KEY_SIZE_MAX < KEY_SIZE_MAX);
 
 const VERSION: u8 = 1;
+/// Version 1 held the effects of a save too.
+const HEAD_VERSION: u8 = 2;
 const KIND_INLINE: u8 = 0;
 const KIND_PIECES: u8 = 1;
 /// Rows that one call of the store is asked for.
@@ -52,6 +54,19 @@ const BATCH_ROWS: usize = 128;
 const HEADER_SIZE: usize = 1 + 1 + 4 + 8 + 4;
 /// Behind the header of a row whose value lies in pieces: its length and hash.
 const PIECES_HEAD_SIZE: usize = 4 + 16;
+
+/// Keys with the items that they get; `None`: they are removed.
+pub(super) type Items = Vec<(Bytes, Option<Bytes>)>;
+
+/// The item of a state head.
+pub(super) fn head_item(head: &StateHead) -> io::Result<(Bytes, Option<Bytes>)> {
+    let head = head.to_bytes().map_err(io::Error::other)?;
+    let mut item = BytesMut::with_capacity(5 + head.len());
+    item.put_u8(HEAD_VERSION);
+    item.put_u32(crc32c::crc32c(&head));
+    item.put_slice(&head);
+    Ok((Bytes::from_static(&[CLASS_HEAD]), Some(item.freeze())))
+}
 
 /// A row as its item holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +174,17 @@ impl Row {
         }
     }
 
+    /// The pieces of `value`, if it lies in any, as items.
+    pub(super) fn piece_items(&self, value: &Bytes) -> impl Iterator<Item = (Bytes, Option<Bytes>)> {
+        let keys = self.pieces().into_iter().flat_map(|set| set.keys());
+        keys.zip(value.chunks(VALUE_PIECE_SIZE)).map(|(key, bytes)| {
+            let mut item = BytesMut::with_capacity(4 + bytes.len());
+            item.put_u32(crc32c::crc32c_append(crc32c::crc32c(&key), bytes));
+            item.put_slice(bytes);
+            (key, Some(item.freeze()))
+        })
+    }
+
     fn length(&self) -> usize {
         match &self.content {
             Content::Inline(value) => value.len(),
@@ -193,6 +219,12 @@ impl PieceSet {
     fn count(self) -> u32 {
         self.length.div_ceil(VALUE_PIECE_SIZE as u32)
     }
+
+    /// The keys of all pieces.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Bytes> + use<> {
+        let set = *self;
+        (0..set.count()).map(move |piece| Bytes::copy_from_slice(&set.key(piece)))
+    }
 }
 
 /// One generation of the state in the store.
@@ -216,6 +248,20 @@ impl Tree {
         *self.name == *name || *self.pieces_name == *name
     }
 
+    /// The state head of the last save, if there was one.
+    pub(super) fn head(&self) -> io::Result<Option<StateHead>> {
+        let damaged = |what: &str| damaged(&[CLASS_HEAD], what);
+        let Some(item) = self.get(&[CLASS_HEAD])? else { return Ok(None) };
+        let (&HEAD_VERSION, item) = item.split_first().ok_or_else(|| damaged("it is empty"))? else {
+            return Err(damaged("its version is unknown"));
+        };
+        let (crc, head) = item.split_first_chunk().ok_or_else(|| damaged("it is too short"))?;
+        if u32::from_be_bytes(*crc) != crc32c::crc32c(head) {
+            return Err(damaged("checksum"));
+        }
+        StateHead::from_bytes(head).map(Some).map_err(|error| damaged(&error))
+    }
+
     /// Removes all of it.
     pub(super) fn remove_all(&self) -> io::Result<()> {
         self.store.remove_range(&self.name, &[], None)?;
@@ -225,7 +271,7 @@ impl Tree {
     /// The tree of the store that holds `key`.
     fn name_of(&self, key: &[u8]) -> &str {
         match key {
-            [CLASS_REDO, _, ..] | [CLASS_PIECE, ..] => &self.pieces_name,
+            [CLASS_PIECE, ..] => &self.pieces_name,
             _ => &self.name,
         }
     }
@@ -234,12 +280,14 @@ impl Tree {
         self.store.get(self.name_of(key), key)
     }
 
-    pub(super) fn insert(&self, key: &[u8], item: &[u8]) -> io::Result<()> {
-        self.store.insert(self.name_of(key), key, item)
-    }
-
-    pub(super) fn remove(&self, key: &[u8]) -> io::Result<()> {
-        self.store.remove(self.name_of(key), key)
+    /// Sets and removes items, all of them or none.
+    pub(super) fn write(&self, items: &Items) -> io::Result<()> {
+        let mut changes = Vec::with_capacity(items.len());
+        for (key, item) in items {
+            let change = item.as_ref().map_or(Change::Remove(key), |item| Change::Insert(key, item));
+            changes.push((self.name_of(key), change));
+        }
+        self.store.write(&changes)
     }
 
     /// The rows of a range that lies in one of the two trees.
@@ -265,31 +313,6 @@ impl Tree {
     /// The value that an item of this tree holds.
     pub(super) fn item_value(&self, key: &[u8], item: &Bytes) -> io::Result<Bytes> {
         self.value(key, &Row::decode(key, item)?)
-    }
-
-    /// Writes the pieces of a large value. They count only once a row names them.
-    pub(super) fn write_pieces(&self, set: PieceSet, value: &[u8]) -> io::Result<()> {
-        for (piece, bytes) in (0..).zip(value.chunks(VALUE_PIECE_SIZE)) {
-            let key = set.key(piece);
-            let mut item = BytesMut::with_capacity(4 + bytes.len());
-            item.put_u32(crc32c::crc32c_append(crc32c::crc32c(&key), bytes));
-            item.put_slice(bytes);
-            self.insert(&key, &item)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn remove_pieces(&self, set: PieceSet) -> io::Result<()> {
-        (0..set.count()).try_for_each(|piece| self.remove(&set.key(piece)))
-    }
-
-    /// Removes the pieces that entries after `last_applied` wrote: no row names them.
-    pub(super) fn remove_pieces_after(&self, last_applied: Option<u64>) -> io::Result<()> {
-        let mut from = vec![CLASS_PIECE];
-        if let Some(index) = last_applied {
-            from.extend(index.saturating_add(1).to_be_bytes());
-        }
-        self.store.remove_range(&self.pieces_name, &from, Some(&[CLASS_PIECE + 1]))
     }
 
     fn read_pieces(&self, row_key: &[u8], set: PieceSet) -> io::Result<Bytes> {

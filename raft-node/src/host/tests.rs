@@ -155,7 +155,7 @@ struct Sight {
 
 /// Entries that do everything: two sessions, values of all sizes, overwrites, deletes, tombstones, expiry.
 fn scenario() -> Vec<Entry> {
-    // One item, just not one item, several; and together more than one item of the redo record.
+    // One item, just not one item, several; and together more than one item.
     let (most, more, big) = (VALUE_PIECE_SIZE, VALUE_PIECE_SIZE + 1, BIG);
     let wide = VALUE_PIECE_SIZE - 100;
     let (session, other) = (3, 4);

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::type_config::alias::EntryOf;
 
-use super::overlay::{Changes, Effects, Overlay};
-use super::redo::Redo;
+use super::overlay::{Changes, Overlay};
 use super::round::{MachineRows, Round};
-use super::row::{CLASS_REDO, CLASS_SESSION, Origin, Row, Tree, damaged, successor};
+use super::row::{CLASS_SESSION, Origin, Row, Tree, damaged, head_item, successor};
 use crate::command::{Command, DETAIL_SIZE_MAX, Record, Reply, Verdict};
 use crate::machine::{ApplyContext, StateMachine};
 use crate::session::{Admission, Sessions};
@@ -22,35 +21,26 @@ pub(super) struct Writer {
     pub(super) tree: Tree,
     pub(super) head: StateHead,
     pub(super) sessions: Sessions,
-    /// Where the next redo record puts its pieces.
-    slot: u8,
 }
 
 impl Writer {
-    /// Opens the state in `tree` at the last save whose redo record is on the disk.
+    /// Opens the state in `tree` as the last save left it.
     pub(super) fn open(tree: Tree) -> io::Result<Self> {
-        let (head, slot) = match Redo::read(&tree)? {
-            Some((redo, slot)) => {
-                redo.replay(&tree)?;
-                (redo.head, slot)
-            }
-            None => {
-                Redo::default().replay(&tree)?;
-                // Pieces of a first redo record may be there: its round never began.
-                if let Some((key, _)) = tree.range(&[], Some(&[CLASS_REDO]), 1)?.first() {
-                    return Err(damaged(key, "there is no redo record"));
-                }
-                (StateHead::default(), 0)
-            }
+        let head = match tree.head()? {
+            Some(head) => head,
+            None => match tree.range(&[], None, 1)?.first() {
+                Some((key, _)) => return Err(damaged(key, "there is no state head")),
+                None => StateHead::default(),
+            },
         };
         let sessions = load_sessions(&tree)?;
-        Ok(Self { tree, head, sessions, slot: slot ^ 1 })
+        Ok(Self { tree, head, sessions })
     }
 
     /// The state that was loaded into `tree`; makes it one that can be opened.
     pub(super) fn loaded(tree: Tree, head: StateHead, sessions: Sessions) -> io::Result<Self> {
-        Redo::new(head.clone(), Vec::new(), &[]).write(&tree, 0)?;
-        Ok(Self { tree, head, sessions, slot: 1 })
+        tree.write(&vec![head_item(&head)?])?;
+        Ok(Self { tree, head, sessions })
     }
 
     /// Applies entries from the front of `entries` over `overlay` until a round is full, in memory; what they change, and
@@ -73,17 +63,6 @@ impl Writer {
         let (changes, hash_change) = round.into_changes()?;
         self.head.rows_hash = self.head.rows_hash.wrapping_add(hash_change);
         Ok((changes, replies))
-    }
-
-    /// Writes pieces and redo record of a save: from here on, opening finds the state as it is now.
-    pub(super) fn write_redo(&mut self, effects: &Effects) -> io::Result<()> {
-        for (set, value) in &effects.written {
-            self.tree.write_pieces(*set, value)?;
-        }
-        // Items are shared bytes: cloning them copies nothing.
-        Redo::new(self.head.clone(), effects.rows.clone(), &effects.dropped).write(&self.tree, self.slot)?;
-        self.slot ^= 1;
-        Ok(())
     }
 
     fn apply_entry<S: StateMachine>(

@@ -12,26 +12,15 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::super::take_range;
+use super::super::{Change, take_range};
 use super::ranges::Ranges;
 
 const INSERT: u8 = 0;
 const REMOVE: u8 = 1;
 const REMOVE_RANGE: u8 = 2;
 
-/// One change of one tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change<'a> {
-    /// A key gets a value.
-    Insert(&'a [u8], &'a [u8]),
-    /// A key is removed.
-    Remove(&'a [u8]),
-    /// All keys from the first one on are removed, up to the second one, if it is given.
-    RemoveRange(&'a [u8], Option<&'a [u8]>),
-}
-
 impl Change<'_> {
-    /// Writes the change of `tree` behind what is in `buffer`. Names of trees have at most 255 bytes, keys 64 KiB - 1.
+    /// Writes it as a change of `tree` behind what is in `buffer`. Names of trees have at most 255 bytes, keys 64 KiB - 1.
     pub(super) fn encode(&self, tree: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         let too_long =
             |_| io::Error::new(io::ErrorKind::InvalidInput, format!("a name in tree {tree} is too long"));

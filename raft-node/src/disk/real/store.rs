@@ -18,14 +18,14 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use rpc_core::runtime::BoxFuture;
 
-use super::super::{Store, check_item};
+use super::super::{Change, Store, check_item};
 use super::database::Database;
 use super::journal::{GROUP_HEAD_SIZE, Journal};
 use super::mark::{Mark, Marked};
-use super::memory::{Change, Memory, Tree};
+use super::memory::{Memory, Tree};
 
 /// A group of more bytes is written when the change that made it so large is: loading a snapshot syncs only at its end.
-const GROUP_SIZE_MAX: usize = 4 * 1024 * 1024;
+const GROUP_SIZE_MAX: usize = 8 * 1024 * 1024;
 /// The buffer of a group keeps no more memory than this, in bytes.
 const BUFFER_SIZE_MAX: usize = 256 * 1024;
 
@@ -109,16 +109,6 @@ impl JournaledStore {
         }
         let writer = Writer { journal, mark, saver, spare: vec![0; GROUP_HEAD_SIZE] };
         Ok(Self(Arc::new(Inner { shared, writer: Mutex::new(writer) })))
-    }
-
-    fn change(&self, tree: &str, change: Change<'_>) -> io::Result<()> {
-        self.0.shared.database.check()?;
-        let mut view = self.0.shared.write();
-        change.encode(tree, &mut view.group)?;
-        view.active.apply(tree, change);
-        let is_full = view.group.len() >= GROUP_SIZE_MAX;
-        drop(view);
-        if is_full { self.0.sync_now() } else { Ok(()) }
     }
 }
 
@@ -293,17 +283,21 @@ impl<'a> Layer<'a> {
 }
 
 impl Store for JournaledStore {
-    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
-        check_item(tree, key, value)?;
-        self.change(tree, Change::Insert(key, value))
-    }
-
-    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
-        self.change(tree, Change::Remove(key))
-    }
-
-    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
-        self.change(tree, Change::RemoveRange(from, to))
+    fn write(&self, changes: &[(&str, Change<'_>)]) -> io::Result<()> {
+        changes.iter().try_for_each(|(tree, change)| check_item(tree, change))?;
+        self.0.shared.database.check()?;
+        let mut view = self.0.shared.write();
+        let begin = view.group.len();
+        // One group holds them all, and a crash leaves groups whole.
+        if let Err(error) = changes.iter().try_for_each(|(tree, change)| change.encode(tree, &mut view.group))
+        {
+            view.group.truncate(begin);
+            return Err(error);
+        }
+        changes.iter().for_each(|(tree, change)| view.active.apply(tree, *change));
+        let is_full = view.group.len() >= GROUP_SIZE_MAX;
+        drop(view);
+        if is_full { self.0.sync_now() } else { Ok(()) }
     }
 
     fn get(&self, tree: &str, key: &[u8]) -> io::Result<Option<Bytes>> {

@@ -36,7 +36,7 @@ fn every_prefix_of_operations_reopens_at_a_round_boundary() {
     for (per_round, unsaved_size_max) in [(1, 0), (4, 0), (21, 0), (1, 500), (1, 9_000), (4, 9_000)] {
         let (disk, sights) = boundaries(per_round, unsaved_size_max);
         let prefixes = disk.prefixes_since(&Default::default());
-        assert!(prefixes.len() > 15, "{} operations", prefixes.len());
+        assert!(prefixes.len() > 1, "something was saved");
         for (count, content) in prefixes.into_iter().enumerate() {
             let disk = TestDisk::of(content);
             let at = format!("{count} operations in rounds of {per_round}, saves of {unsaved_size_max}");
@@ -97,7 +97,7 @@ fn damaged_bytes_are_refused_and_never_served() {
                         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
                         refused += 1;
                     }
-                    // Replaying the redo record may have healed it, or nothing names what was damaged.
+                    // Nothing reads what was damaged.
                     Ok(found) => assert_eq!(found, (sight.rows.clone(), sight.sessions, sight.applied)),
                 }
             }
@@ -107,7 +107,7 @@ fn damaged_bytes_are_refused_and_never_served() {
 }
 
 #[test]
-fn rows_without_a_redo_record_are_refused() {
+fn rows_without_a_state_head_are_refused() {
     let (disk, _) = scenario_disk();
     let mut content = disk.content().clone();
     content.trees.get_mut("sm.0").unwrap().remove([2].as_slice());

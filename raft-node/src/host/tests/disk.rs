@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use rpc_core::runtime::BoxFuture;
 
-use crate::disk::{Disk, Files, PIECE_SIZE_MAX, Space, Store};
+use crate::disk::{Change, Disk, Files, PIECE_SIZE_MAX, Space, Store};
 
 #[derive(Clone, Default)]
 pub(super) struct TestDisk {
@@ -19,20 +19,26 @@ pub(super) struct Content {
     pub(super) trees: BTreeMap<String, BTreeMap<Bytes, Bytes>>,
     pub(super) files: BTreeMap<String, Vec<u8>>,
     log: Vec<Operation>,
-    on_insert: Option<Arc<dyn Fn() + Send + Sync>>,
+    on_write: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// Operations in the one order that a crash keeps a prefix of. (What may happen to files that are not synced is the
 /// simulated disk's to test.)
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
-    Insert(String, Bytes, Bytes),
-    Remove(String, Bytes),
-    RemoveRange(String, Bytes, Option<Bytes>),
+    Change(Vec<(String, Row)>),
     Create(String),
     Write(String, u64, Bytes),
     Rename(String, String),
     RemoveFile(String),
+}
+
+/// A change of one tree.
+#[derive(Clone, Debug)]
+pub(super) enum Row {
+    Insert(Bytes, Bytes),
+    Remove(Bytes),
+    RemoveRange(Bytes, Option<Bytes>),
 }
 
 impl TestDisk {
@@ -48,9 +54,9 @@ impl TestDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `probe` after every insert from now on.
-    pub(super) fn on_insert(&self, probe: impl Fn() + Send + Sync + 'static) {
-        self.content().on_insert = Some(Arc::new(probe));
+    /// Calls `probe` after every write from now on.
+    pub(super) fn on_write(&self, probe: impl Fn() + Send + Sync + 'static) {
+        self.content().on_write = Some(Arc::new(probe));
     }
 
     /// What a crash after each number of operations since `start` leaves, from none to all.
@@ -58,7 +64,7 @@ impl TestDisk {
         let mut content = start.clone();
         let first = content.log.len();
         content.log.clear();
-        content.on_insert = None;
+        content.on_write = None;
         let mut prefixes = vec![content.clone()];
         for operation in &self.content().log[first..] {
             content.perform(operation);
@@ -89,13 +95,13 @@ impl Content {
 
     fn perform(&mut self, operation: &Operation) {
         match operation.clone() {
-            Operation::Insert(tree, key, value) => {
-                self.trees.entry(tree).or_default().insert(key, value);
-            }
-            Operation::Remove(tree, key) => self.retain(tree, |known| *known != key),
-            Operation::RemoveRange(tree, from, to) => {
-                self.retain(tree, |known| *known < from || to.as_ref().is_some_and(|to| known >= to));
-            }
+            Operation::Change(changes) => changes.into_iter().for_each(|(tree, row)| match row {
+                Row::Insert(key, value) => drop(self.trees.entry(tree).or_default().insert(key, value)),
+                Row::Remove(key) => self.retain(tree, |known| *known != key),
+                Row::RemoveRange(from, to) => {
+                    self.retain(tree, |known| *known < from || to.as_ref().is_some_and(|to| known >= to));
+                }
+            }),
             Operation::Create(name) => {
                 self.files.insert(name, Vec::new());
             }
@@ -129,25 +135,22 @@ impl Content {
 }
 
 impl Store for TestDisk {
-    fn insert(&self, tree: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
-        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-        assert!(value.len() <= PIECE_SIZE_MAX, "no item is larger than a piece: {}", value.len());
-        self.perform(Operation::Insert(tree.to_owned(), key, value));
-        let probe = self.content().on_insert.clone();
+    fn write(&self, changes: &[(&str, Change<'_>)]) -> io::Result<()> {
+        let copy = Bytes::copy_from_slice;
+        let row = |change: &Change<'_>| match *change {
+            Change::Insert(key, value) => {
+                assert!(value.len() <= PIECE_SIZE_MAX, "no item is larger than a piece: {}", value.len());
+                Row::Insert(copy(key), copy(value))
+            }
+            Change::Remove(key) => Row::Remove(copy(key)),
+            Change::RemoveRange(from, to) => Row::RemoveRange(copy(from), to.map(copy)),
+        };
+        let changes = changes.iter().map(|(tree, change)| ((*tree).to_owned(), row(change)));
+        self.perform(Operation::Change(changes.collect()));
+        let probe = self.content().on_write.clone();
         if let Some(probe) = probe {
             probe();
         }
-        Ok(())
-    }
-
-    fn remove(&self, tree: &str, key: &[u8]) -> io::Result<()> {
-        self.perform(Operation::Remove(tree.to_owned(), Bytes::copy_from_slice(key)));
-        Ok(())
-    }
-
-    fn remove_range(&self, tree: &str, from: &[u8], to: Option<&[u8]>) -> io::Result<()> {
-        let (from, to) = (Bytes::copy_from_slice(from), to.map(Bytes::copy_from_slice));
-        self.perform(Operation::RemoveRange(tree.to_owned(), from, to));
         Ok(())
     }
 
