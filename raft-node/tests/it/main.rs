@@ -11,6 +11,7 @@ mod failure;
 mod formation;
 mod members;
 mod offline;
+mod overload;
 mod reads;
 mod real;
 mod replacement;
