@@ -159,6 +159,18 @@ mod tests {
         received.on_sent();
         received.on_packet(now, 5, Ecn::NotEct, false, DELAY);
         assert!(!received.is_owed());
+        received.on_packet(now, 6, Ecn::Ce, true, DELAY);
+        assert!(received.is_due(), "a router told of congestion");
+    }
+
+    /// What is acknowledged now.
+    fn acknowledged(received: &Received, now: Instant) -> frame::Ack {
+        let mut buf = Vec::new();
+        received.put(now, &mut buf);
+        match frame::Frame::read(&mut crate::wire::varint::Reader::new(&buf.into())) {
+            Ok(frame::Frame::Ack(ack)) => ack,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -169,6 +181,7 @@ mod tests {
             received.on_packet(Instant::default(), pn, Ecn::NotEct, true, DELAY);
         }
         assert_eq!(received.packets.count(), RANGES_MAX);
+        assert_eq!(acknowledged(&received, Instant::default()).ranges().count(), RANGES_SENT_MAX);
         assert!(received.is_duplicate(1) && received.is_duplicate(9_998) && !received.is_duplicate(9_997));
         received.on_confirmed(9_998, 0);
         assert_eq!(received.packets.count(), 1);
@@ -183,21 +196,17 @@ mod tests {
         assert_eq!(received.deadline(), Some(now + DELAY));
         received.on_timeout(now + DELAY - Duration::from_nanos(1));
         assert!(!received.is_due());
-        let mut buf = Vec::new();
-        assert_eq!(received.put(now + DELAY, &mut buf), SentFrame::Ack { largest: 1, news: 0 });
-        let buf = buf.into();
-        let mut reader = crate::wire::varint::Reader::new(&buf);
-        let Ok(frame::Frame::Ack(ack)) = frame::Frame::read(&mut reader) else {
-            panic!("no acknowledgement")
-        };
+        assert_eq!(received.put(now + DELAY, &mut Vec::new()), SentFrame::Ack { largest: 1, news: 0 });
+        let ack = acknowledged(&received, now + DELAY);
         assert_eq!((ack.largest, ack.delay_us), (1, 500), "since the largest came");
         assert_eq!(ack.ranges().collect::<Vec<_>>(), [(0, 1)]);
         received.on_sent();
         assert_eq!((received.deadline(), received.is_owed(), received.is_due()), (None, false, false));
         received.on_packet(now, 1 << 20, Ecn::NotEct, true, DELAY);
         assert!(received.is_due() && received.deadline().is_none());
-        received.on_packet(now, 2, Ecn::NotEct, true, DELAY);
+        received.on_packet(now + DELAY, 2, Ecn::NotEct, true, DELAY);
         assert_eq!(received.largest(), Some(1 << 20), "what came late is not the largest");
+        assert_eq!(acknowledged(&received, now + DELAY * 2).delay_us, 2_000, "since the largest came");
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Mtu {
         }
     }
 
-    /// A packet of `size` bytes arrived that is no probe.
+    /// A packet of `size` bytes arrived, whatever is in it.
     pub(super) const fn on_packet_acked(&mut self, size: u64) {
         if size > SETUP_DATAGRAM_SIZE as u64 {
             self.large_lost = 0;

@@ -1,8 +1,8 @@
 //! Packets out: which frames go into the next one.
 
-use super::{CLOSE_REPEATS_MAX, Conn, Cx, Key, Phase, SentFrame};
 use std::net::SocketAddr;
 
+use super::{CLOSE_REPEATS_MAX, Conn, Cx, Key, Phase, SentFrame};
 use crate::runtime::Instant;
 use crate::wire::Ecn;
 use crate::wire::frame::{self, NUMBERS_SIZE_MAX};
@@ -208,10 +208,8 @@ impl Conn {
                 return true;
             }
             self.accepted_due.pop_front();
-            if self.callee.is_running(call) {
-                frame::put_accepted(buf, call);
-                frames.push(SentFrame::Accepted { call });
-            }
+            frame::put_accepted(buf, call);
+            frames.push(SentFrame::Accepted { call });
         }
         while let Some((call, upto)) = self.grants_due.front().copied() {
             if buf.len() + NUMBERS_SIZE_MAX > end {

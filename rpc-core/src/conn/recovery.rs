@@ -317,9 +317,7 @@ impl Recovery {
                 self.packets_in_flight -= 1;
                 self.delivery.bytes += size;
                 let (pn, same_path) = (packet.pn, packet.pn >= self.path_start);
-                if !matches!(frames.first(), Some(SentFrame::MtuProbe { .. })) {
-                    mtu.on_packet_acked(size);
-                }
+                mtu.on_packet_acked(size);
                 if pn == ack.largest && same_path {
                     let delay = Duration::from_micros(ack.delay_us).min(self.peer_ack_delay);
                     self.rtt.update(now - time, delay);

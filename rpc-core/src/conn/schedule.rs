@@ -520,6 +520,23 @@ mod tests {
         schedule.remove((3, 0));
         assert_eq!(schedule.poll(at(1)), None);
         assert_eq!(schedule.timeout(), Some(at(1) + DECISION_COST * 3));
+        (1..=2).for_each(|conn| schedule.remove_all(conn));
+        assert!(schedule.messages.is_empty() && schedule.untold.is_empty(), "nothing is left of them");
+    }
+
+    #[test]
+    fn who_has_waited_for_long_and_may_go_counts_at_once() {
+        let mut scene = Scene::default();
+        scene.add(1, 10 << 20, FULL);
+        scene.add(2, SIZE, FULL);
+        scene.add(3, SIZE + 1, FULL);
+        while scene.senders.contains_key(&1) {
+            scene.step();
+        }
+        for _ in 0..30 {
+            assert!(scene.outstanding() <= FULL * 3 / 2 + 2 * UNSCHEDULED, "{}", scene.outstanding());
+            scene.step();
+        }
     }
 
     #[test]

@@ -284,7 +284,6 @@ impl Session {
         let (passed, received, notified) = {
             let mut state = self.lock();
             state.ended.get_or_insert_with(|| error.clone());
-            (state.stirred, state.releases, state.claims) = Default::default();
             let State { passed, received, notified, .. } = &mut *state;
             (std::mem::take(passed), std::mem::take(received), std::mem::take(notified))
         };

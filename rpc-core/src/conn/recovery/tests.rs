@@ -226,7 +226,12 @@ fn what_went_another_way_says_nothing_about_this_one() {
     scene.send(10);
     scene.fire_after(micros(31_000));
     scene.fire_after(micros(62_000));
+    while scene.recovery.pacer.may_send(scene.now, SIZE, 10_000) {
+        scene.recovery.pacer.on_sent(SIZE);
+    }
+    assert!(scene.recovery.pace_timeout().is_some());
     scene.recovery.on_new_path(scene.now, &scene.config, SIZE, None);
+    assert_eq!(scene.recovery.pace_timeout(), None, "nothing has to wait for its turn there");
     scene.send(1);
     assert_eq!(scene.recovery.timeout(), Some(scene.now + micros(31_000)), "not doubled here");
     scene.now += micros(20_000);

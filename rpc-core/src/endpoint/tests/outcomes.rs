@@ -9,7 +9,7 @@ use super::pair::{Client, Pair, Server, Side, pattern};
 use super::security;
 use crate::endpoint::{CallId, Config, ConnId, Event, Lane, LostReason, Request, SendError};
 use crate::wire::Form;
-use crate::wire::frame::{self, Frame, RequestHead};
+use crate::wire::frame::{self, Frame, PartHead, RequestHead};
 use crate::wire::packet::Header;
 use crate::wire::status;
 
@@ -161,6 +161,28 @@ fn the_deadline_arrives_as_time_left_less_the_hold_up() {
         _ => None,
     });
     assert_eq!(deadline, Some(arrived + Duration::from_millis(300)), "200 ms of 500 were lost on the way");
+}
+
+/// Else a peer could move the deadline of a call with each part of it.
+#[test]
+fn the_deadline_of_a_large_request_is_that_of_its_first_head() {
+    let mut pair = Pair::new();
+    let (_, server) = pair.connected();
+    let now = pair.now;
+    for (ahead, left_us, offset) in [(50, 2_000_000, 0), (51, 9_000_000, 0), (52, 0, 1_000)] {
+        let part = forge(&pair, Server, ahead, |buf| {
+            let PartHead::Request(head) = head() else { return };
+            let head = PartHead::Request(RequestHead { left_us, ..head });
+            frame::put_part(buf, 100, Lane::Normal, &head, offset, 2_000, &pattern(1_000));
+        });
+        pair.inject(Client, part);
+    }
+    assert_eq!(pair.executed[&(Server, server, CallId(100))], 1);
+    let deadlines = pair.events[Server as usize].iter().filter_map(|event| match event {
+        Event::Request { deadline, .. } => Some(*deadline - now),
+        _ => None,
+    });
+    assert_eq!(deadlines.collect::<Vec<_>>(), [Duration::from_secs(2)]);
 }
 
 #[test]
@@ -425,8 +447,8 @@ fn an_answer_that_its_caller_has_seen_is_not_sent_again() {
     pair.drop_flights();
     let start = pair.sent.len();
     let seen = forge(&pair, Server, 50, |buf| frame::put_seen(buf, call.0 + 2));
-    pair.inject(Client, seen);
     pair.link.loss = 100;
+    pair.inject(Client, seen);
     pair.run_for(Duration::from_secs(1));
     assert!(pair.sent.len() > start, "it is not known to have arrived");
     assert_eq!(responses_on_the_wire(&pair, start, call), []);

@@ -21,7 +21,8 @@ use crate::sim::World;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Manner {
     Done,
-    Busy,
+    /// It asks for a pause, or for none.
+    Busy(Option<Duration>),
     Refuses,
     /// It answers a millisecond later.
     Slow,
@@ -41,7 +42,10 @@ impl Channel for Wire {
         self.said.lock().unwrap().push((attempt.method, attempt.body));
         let answer = match *self.manner.lock().unwrap() {
             Manner::Done => Ok(Reply::from(Bytes::from_static(codec::NULL_ITEM))),
-            Manner::Busy => Err(RpcError::not_executed(Code::ServerBusy, "later").into()),
+            Manner::Busy(retry_after) => {
+                let busy = RpcError::not_executed(Code::ServerBusy, "later");
+                Err(RpcError { retry_after, ..busy }.into())
+            }
             Manner::Refuses => Err(RpcError::not_executed(Code::MethodNotFound, "no stream").into()),
             Manner::Slow => {
                 let runtime = self.runtime.clone();
@@ -290,6 +294,48 @@ fn the_connection_is_kept_as_long_as_anything_is_in_use() {
 }
 
 #[test]
+fn what_begins_or_ends_to_be_in_use_is_told_at_once() {
+    let scene = Scene::new();
+    let kept = || {
+        scene.pass(Duration::from_millis(1));
+        scene.host.kept.lock().unwrap().clone()
+    };
+    scene.session.hold();
+    assert_eq!(kept(), [true]);
+    scene.session.release(id(1));
+    assert_eq!(kept(), [true, false]);
+    scene.session.attach(CallId(0), false, &cargo(&service())).unwrap();
+    assert_eq!(kept(), [true, false, true]);
+    scene.session.forget(id(0));
+    assert_eq!(kept(), [true, false, true, false]);
+}
+
+#[test]
+fn a_stream_stays_where_it_is_when_another_call_would_carry_it() {
+    let scene = Scene::new();
+    let (sink, source) = stream::channel::<u64>(Window::default());
+    let carried = cargo(&sink);
+    scene.session.attach(CallId(0), false, &carried).unwrap();
+    assert!(scene.session.attach(CallId(2), false, &carried).is_err());
+    drop(source);
+    assert_eq!(scene.said::<(HandleId,)>(STOP), [(id(0),)]);
+}
+
+#[test]
+fn a_stream_is_over_when_its_end_and_all_before_it_have_arrived() {
+    let scene = Scene::new();
+    scene.behave(Manner::Silent);
+    let sink: Sink<u64> = scene.read(1, &SINK).unwrap();
+    assert_eq!(sink.send(&1).now_or_never(), Some(Ok(())));
+    scene.pass(Duration::from_millis(1));
+    scene.behave(Manner::Done);
+    let mut finish = Box::pin(sink.finish());
+    assert_eq!(finish.as_mut().now_or_never(), None);
+    scene.pass(Duration::from_millis(1));
+    assert_eq!(finish.now_or_never(), None, "nobody has said that the item arrived");
+}
+
+#[test]
 fn many_ids_are_said_in_several_messages() {
     let scene = Scene::new();
     let ids: Vec<_> = (0..2 * IDS_MAX as u64 + 1).map(id).collect();
@@ -324,13 +370,19 @@ fn what_an_answer_carried_dies_unclaimed_and_lives_claimed() {
 #[test]
 fn a_busy_peer_is_asked_again_for_as_long_as_a_delivery_may_take() {
     let scene = Scene::new();
-    scene.behave(Manner::Busy);
+    scene.behave(Manner::Busy(None));
     let inlet = Inlet::import(&scene.session.carrier(), id(1), Window::default()).unwrap();
     let grants = scene.said::<(HandleId, u64, u64)>(GRANT);
     assert_eq!(grants, [(id(1), Window::default().items, Window::default().bytes)]);
     scene.pass(Duration::from_secs(1));
     let again = scene.said::<(HandleId, u64, u64)>(GRANT);
     assert!((40..=50).contains(&again.len()), "{} times in a second", again.len());
+    for (asked, times) in [(200, 4..=6), (0, 40..=51)] {
+        scene.behave(Manner::Busy(Some(Duration::from_millis(asked))));
+        scene.pass(Duration::from_secs(1));
+        let again = scene.said::<(HandleId, u64, u64)>(GRANT).len();
+        assert!(times.contains(&again), "{again} times in a second with pauses of {asked} ms");
+    }
     scene.pass(DELIVERY_TIMEOUT);
     assert_eq!(scene.session.handles(), 0, "it was given up");
     drop(scene.said::<(HandleId, u64, u64)>(GRANT));
@@ -374,6 +426,10 @@ fn a_source_that_is_dropped_is_forgotten_when_the_peer_was_told() {
     assert_eq!(scene.session.handles(), 1);
     assert_eq!(scene.said::<(HandleId,)>(STOP), [(id(1),)]);
     assert_eq!(scene.session.handles(), 0);
+    scene.behave(Manner::Refuses);
+    drop(scene.read::<Source<u64>>(3, &SOURCE).unwrap());
+    scene.pass(Duration::from_millis(1));
+    assert_eq!(scene.session.handles(), 0, "the peer did not know it");
 }
 
 /// Later versions may write more into a handle; what is not one now is refused.
@@ -473,8 +529,8 @@ fn a_call_that_is_sent_again_carries_its_consumer_again_which_must_grant_anew() 
     scene.session.detach(CallId(0), false, &carried, &lost());
     scene.session.attach(CallId(4), false, &carried).unwrap();
     assert_eq!(sink.send(&1).now_or_never(), None, "who was granted is gone");
-    scene.grant(id(4), 2, 100);
-    scene.grant(id(4), 1, 10);
+    scene.grant(id(4), 2, 2);
+    scene.grant(id(4), 1, 1);
     assert_eq!((sink.send(&1).now_or_never(), sink.send(&2).now_or_never()), (Some(Ok(())), Some(Ok(()))));
     assert_eq!(sink.send(&3).now_or_never(), None, "a smaller grant changes nothing");
     scene.pass(Duration::from_millis(1));

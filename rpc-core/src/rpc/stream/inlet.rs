@@ -270,7 +270,7 @@ impl Carried for Inlet {
 
     fn attach(&self, carrier: &Carrier, id: HandleId) -> bool {
         let mut state = self.lock();
-        let free = matches!(state.from, From::Travelling) && state.end.is_none();
+        let free = matches!(state.from, From::Travelling);
         if free {
             state.from = From::There(carrier.clone(), id);
             // The reader may have gone meanwhile.

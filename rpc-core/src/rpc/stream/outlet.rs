@@ -264,7 +264,7 @@ impl Carried for Outlet {
 
     fn attach(&self, carrier: &Carrier, id: HandleId) -> bool {
         let mut state = self.lock();
-        let free = matches!(state.to, To::Travelling) && state.over.is_none();
+        let free = matches!(state.to, To::Travelling);
         if free {
             state.to = To::There(carrier.clone(), id);
         }
