@@ -66,7 +66,7 @@ fn table(asked: &[Asked<api::Status>]) -> String {
             Ok(status) => table.add_row([
                 status.id.to_string(),
                 name.clone(),
-                role(status),
+                role(status, asked),
                 status.term.to_string(),
                 index_or_dash(status.applied),
                 index_or_dash(status.committed),
@@ -86,9 +86,32 @@ fn table(asked: &[Asked<api::Status>]) -> String {
     format!("{}\n\n {verdict}{}", table.trim_fmt(), disagreement(asked))
 }
 
-fn role(status: &api::Status) -> String {
+fn role(status: &api::Status, asked: &[Asked<api::Status>]) -> String {
+    if is_removed(status, asked) {
+        return "removed".to_owned();
+    }
     let ready = if status.ready { "" } else { " (not ready)" };
     format!("{}{ready}", status.role)
+}
+
+/// Those that answered.
+fn answered(asked: &[Asked<api::Status>]) -> impl Iterator<Item = &api::Status> {
+    asked.iter().filter_map(|node| node.answer.as_ref().ok())
+}
+
+/// The one that leads in the highest term; an isolated leader of an older term may not know better yet.
+fn leader(asked: &[Asked<api::Status>]) -> Option<&api::Status> {
+    answered(asked).filter(|status| status.role == Role::Leader).max_by_key(|status| status.term)
+}
+
+/// Whether the leader of its cluster has the node no longer among the members. Nobody tells a node that it was removed: it
+/// goes on as what it was.
+fn is_removed(status: &api::Status, asked: &[Asked<api::Status>]) -> bool {
+    let is_member = |leader: &api::Status| {
+        leader.members.iter().any(|member| (member.id, member.incarnation) == (status.id, status.incarnation))
+    };
+    let was_member = status.members.iter().any(|member| member.id == status.id);
+    was_member && leader(asked).is_some_and(|leader| leader.cluster == status.cluster && !is_member(leader))
 }
 
 fn state(status: &api::Status) -> String {
@@ -109,8 +132,7 @@ fn index_or_dash(index: Option<u64>) -> String {
 }
 
 fn clusters(asked: &[Asked<api::Status>]) -> Vec<u128> {
-    let mut clusters: Vec<_> =
-        asked.iter().filter_map(|node| node.answer.as_ref().ok().and_then(|status| status.cluster)).collect();
+    let mut clusters: Vec<_> = answered(asked).filter_map(|status| status.cluster).collect();
     clusters.sort_unstable();
     clusters.dedup();
     clusters
@@ -118,9 +140,7 @@ fn clusters(asked: &[Asked<api::Status>]) -> Vec<u128> {
 
 /// Two nodes that have applied the same entries must hold the same state.
 fn disagreement(asked: &[Asked<api::Status>]) -> String {
-    let mut states: Vec<_> = asked
-        .iter()
-        .filter_map(|node| node.answer.as_ref().ok())
+    let mut states: Vec<_> = answered(asked)
         .filter_map(|status| Some((status.cluster?, status.applied?, status.state_hash, status.id)))
         .collect();
     states.sort_unstable();
@@ -157,6 +177,8 @@ enum NodeObject<'a> {
 struct AnsweredObject<'a> {
     address: &'a str,
     id: u64,
+    /// The leader has it no longer among the members.
+    removed: bool,
     incarnation: String,
     cluster: Option<String>,
     phase: &'a str,
@@ -191,19 +213,17 @@ struct MemberObject<'a> {
 
 impl<'a> StatusObject<'a> {
     fn new(asked: &'a [Asked<api::Status>]) -> Self {
-        let leaders = asked.iter().filter_map(|node| node.answer.as_ref().ok());
-        // The one that leads in the highest term; an isolated leader of an older term may not know better yet.
-        let leader = leaders
-            .filter(|status| status.role == Role::Leader)
-            .max_by_key(|status| status.term)
-            .map(|status| status.id);
+        let leader = leader(asked).map(|status| status.id);
         let clusters = clusters(asked);
         let cluster = match clusters.as_slice() {
             [cluster] => Some(hex(*cluster)),
             _ => None,
         };
         let nodes = asked.iter().map(|node| match &node.answer {
-            Ok(status) => NodeObject::Answered(Box::new(AnsweredObject::new(&node.name, status))),
+            Ok(status) => {
+                let removed = is_removed(status, asked);
+                NodeObject::Answered(Box::new(AnsweredObject::new(&node.name, status, removed)))
+            }
             Err(error) => NodeObject::Silent { address: &node.name, error },
         });
         Self { cluster, leader, nodes: nodes.collect() }
@@ -211,10 +231,11 @@ impl<'a> StatusObject<'a> {
 }
 
 impl<'a> AnsweredObject<'a> {
-    fn new(address: &'a str, status: &'a api::Status) -> Self {
+    fn new(address: &'a str, status: &'a api::Status, removed: bool) -> Self {
         Self {
             address,
             id: status.id,
+            removed,
             incarnation: hex(status.incarnation),
             cluster: status.cluster.map(hex),
             phase: &status.phase,
@@ -263,3 +284,59 @@ fn hex(id: u128) -> String {
 
 /// How long the nodes are given unless told otherwise.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use rpc_core::sim::World;
+
+    use super::*;
+
+    fn asked(id: u64, role: Role, term: u64, members: &[u64]) -> Asked<api::Status> {
+        let member = |id: &u64| api::Member {
+            id: *id,
+            address: format!("10.0.0.{id}:7301"),
+            incarnation: 7,
+            voter: true,
+            matched: None,
+            ack_age_ms: None,
+        };
+        let status = api::Status {
+            id,
+            incarnation: 7,
+            cluster: Some(1),
+            phase: "running".to_owned(),
+            ready: true,
+            role,
+            leader: None,
+            term,
+            last_log: None,
+            committed: None,
+            applied: None,
+            snapshot: None,
+            revision: 0,
+            state_hash: 0,
+            members: members.iter().map(member).collect(),
+            sessions: 0,
+            version: String::new(),
+            uptime_ms: 0,
+            faults_enabled: false,
+            insecure: true,
+            counters: Vec::new(),
+        };
+        Asked { name: format!("10.0.0.{id}:7301"), answer: Ok(status), at: World::new(1).observer().now() }
+    }
+
+    #[test]
+    fn a_node_that_the_leader_has_no_longer_is_removed_whatever_it_says() {
+        let old_leader = asked(3, Role::Leader, 1, &[1, 2, 3]);
+        let nodes = [asked(1, Role::Leader, 2, &[1, 2]), asked(2, Role::Follower, 2, &[1, 2]), old_leader];
+        let removed: Vec<bool> = answered(&nodes).map(|status| is_removed(status, &nodes)).collect();
+        assert_eq!(removed, [false, false, true]);
+        assert!(table(&nodes).lines().any(|line| line.contains("10.0.0.3") && line.contains("removed")));
+        // Who is not a member yet was never removed, and without a leader nobody knows.
+        let nodes = [asked(1, Role::Leader, 2, &[1, 2]), asked(4, Role::Learner, 0, &[])];
+        assert!(answered(&nodes).all(|status| !is_removed(status, &nodes)));
+        let nodes = [asked(1, Role::Follower, 2, &[1, 2]), asked(3, Role::Follower, 2, &[1, 2, 3])];
+        assert!(answered(&nodes).all(|status| !is_removed(status, &nodes)));
+    }
+}
