@@ -45,7 +45,7 @@ fn load(clients: u64) -> Arc<Seen> {
                         WriteOutcome::Settled(_) => {
                             sequence += 1;
                             seen.committed.fetch_add(1, Ordering::Relaxed);
-                            let mut slowest = seen.slowest.lock().unwrap();
+                            let mut slowest = seen.slowest.lock().expect("nobody panicked");
                             *slowest = (*slowest).max(clock.now() - began);
                         }
                         WriteOutcome::Refused(Refusal::Busy) => {
@@ -74,6 +74,6 @@ fn four_times_the_load_writes_as_much_and_elects_nobody() {
     assert!(over.refused.load(Ordering::Relaxed) > 50, "{over:?}");
     let written = |seen: &Seen| seen.committed.load(Ordering::Relaxed);
     assert!(written(&over) * 10 >= written(&full) * 8, "{full:?}, {over:?}");
-    let slowest = |seen: &Seen| *seen.slowest.lock().unwrap();
+    let slowest = |seen: &Seen| *seen.slowest.lock().expect("nobody panicked");
     assert!(slowest(&over) < slowest(&full) + Duration::from_millis(100), "{full:?}, {over:?}");
 }
