@@ -2,7 +2,7 @@
 //!
 //! A [`World`] is an executor of its own (no tokio runtime, no thread): tasks run in the order in which they were
 //! woken, and when none is ready, time jumps to the next timer. Each node has a clock with its own rate and offset, a
-//! random generator of its own, and can crash (all its tasks are dropped, its sockets closed) or pause. The network
+//! random generator of its own, and can crash (all its tasks are dropped, its sockets closed), pause or be suspended. The network
 //! ([`World::bind`], [`World::set_link`]) delivers datagrams between sockets by the same link policies that real
 //! sockets obey. What is above runs unchanged: it sees only [`Runtime`] and [`DatagramSocket`](crate::driver::DatagramSocket).
 
@@ -16,6 +16,7 @@ mod trace;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 pub use self::capacity::{Capacity, CapacityHits};
@@ -139,9 +140,37 @@ impl World {
         state.executor.resume(node, &self.shared.ready);
     }
 
+    /// Suspends a node as a machine is that goes to sleep: its tasks and its monotonic clock stand still, what is sent to
+    /// it is lost. Its wall clock goes on.
+    pub fn suspend(&self, node: NodeNumber) {
+        let mut state = self.shared.lock();
+        let now = state.executor.now();
+        state.executor.suspend(node);
+        state.network.deaf.insert(node);
+        state.trace.record(now, TraceLine::Suspend { node });
+    }
+
+    /// Goes on with a suspended node, which notices nothing but what its wall clock shows.
+    pub fn wake(&self, node: NodeNumber) {
+        let sleepers = {
+            let mut state = self.shared.lock();
+            let now = state.executor.now();
+            state.network.deaf.remove(&node);
+            state.trace.record(now, TraceLine::Woken { node });
+            state.executor.wake(node, &self.shared.ready)
+        };
+        sleepers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Datagrams that were lost because their receiver was suspended.
+    pub fn missed_count(&self) -> u64 {
+        self.shared.lock().network.missed_count
+    }
+
     /// Lets a node's monotonic clock run at `parts_per_million` of virtual time from now on (1,000,000 = exact).
     pub fn set_clock_rate(&self, node: NodeNumber, parts_per_million: u32) {
-        self.shared.lock().executor.set_clock_rate(node, parts_per_million);
+        let sleepers = self.shared.lock().executor.set_clock_rate(node, parts_per_million);
+        sleepers.into_iter().for_each(Waker::wake);
     }
 
     /// Moves a node's wall clock by `milliseconds`.

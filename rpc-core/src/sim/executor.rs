@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::arrival::{Arrival, Life};
-use super::clock::Clock;
+use super::clock::{self, Clock};
 use super::trace::TraceLine;
 use super::{NodeNumber, Shared};
 use crate::random::SeededRandom;
@@ -39,7 +39,8 @@ struct Node {
     life: Life,
     alive: bool,
     paused: bool,
-    /// Tasks that became ready while the node was paused.
+    suspended: bool,
+    /// Tasks that became ready while the node was paused or suspended.
     stalled: Vec<Arc<TaskWaker>>,
     clock: Clock,
     random: SeededRandom,
@@ -65,8 +66,8 @@ impl Executor {
         let life = self.nodes.get(&node).map_or(1, |node| node.life + 1);
         let clock = Clock::new(base, self.now);
         let random = random.fork();
-        self.nodes
-            .insert(node, Node { life, alive: true, paused: false, stalled: Vec::new(), clock, random });
+        let (paused, suspended, stalled) = (false, false, Vec::new());
+        self.nodes.insert(node, Node { life, alive: true, paused, suspended, stalled, clock, random });
         life
     }
 
@@ -97,11 +98,44 @@ impl Executor {
         }
     }
 
-    pub(super) fn set_clock_rate(&mut self, node: NodeNumber, parts_per_million: u32) {
+    pub(super) fn suspend(&mut self, node: NodeNumber) {
+        let now = self.now;
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.suspended = true;
+            node.clock.stop(now, true);
+        }
+    }
+
+    /// Goes on with a suspended node; gives those who sleep there, whose time comes later now.
+    pub(super) fn wake(&mut self, node: NodeNumber, ready: &ReadyQueue) -> Vec<Waker> {
+        let now = self.now;
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.suspended = false;
+            node.clock.stop(now, false);
+            ready.lock().extend(node.stalled.drain(..));
+        }
+        self.sleepers(node)
+    }
+
+    /// Sets the rate of a node's clock; gives those who sleep there, whose time comes earlier or later now.
+    pub(super) fn set_clock_rate(&mut self, node: NodeNumber, parts_per_million: u32) -> Vec<Waker> {
         let now = self.now;
         if let Some(node) = self.nodes.get_mut(&node) {
             node.clock.set_rate(now, parts_per_million);
         }
+        self.sleepers(node)
+    }
+
+    /// Takes out those who wait for the clock of a node: woken, they look at it again.
+    fn sleepers(&mut self, node: NodeNumber) -> Vec<Waker> {
+        let is_meant = |timer: &mut Timer| matches!(timer, Timer::Wake { node: of, .. } if *of == node);
+        let taken = self.timers.extract_if(.., |_, timer| is_meant(timer));
+        taken
+            .filter_map(|(_, timer)| match timer {
+                Timer::Wake { waker, .. } => Some(waker),
+                Timer::Arrive(_) => None,
+            })
+            .collect()
     }
 
     pub(super) fn jump_wall_clock(&mut self, node: NodeNumber, milliseconds: i64) {
@@ -187,7 +221,7 @@ fn poll_task(shared: &Arc<Shared>, woken: &Arc<TaskWaker>) {
         let mut state = shared.lock();
         let executor = &mut state.executor;
         let Some(slot) = executor.tasks.get_mut(&woken.id) else { return };
-        if let Some(node) = executor.nodes.get_mut(&slot.node).filter(|node| node.paused) {
+        if let Some(node) = executor.nodes.get_mut(&slot.node).filter(|node| node.paused || node.suspended) {
             node.stalled.push(Arc::clone(woken));
             return;
         }
@@ -217,7 +251,8 @@ fn poll_task(shared: &Arc<Shared>, woken: &Arc<TaskWaker>) {
 fn advance(shared: &Arc<Shared>) {
     let mut state = shared.lock();
     let super::State { executor, network, trace, .. } = &mut *state;
-    let Some(((at, _), timer)) = executor.timers.pop_first() else {
+    let next = executor.timers.pop_first().filter(|((at, _), _)| *at < clock::NEVER);
+    let Some(((at, _), timer)) = next else {
         drop(state);
         panic!("nothing can happen any more, and the observer still waits");
     };
@@ -266,7 +301,8 @@ impl Backend for NodeBackend {
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<()> {
         let at = self.clock(|clock, _| clock.when(deadline));
-        Box::pin(Sleep { shared: Arc::clone(&self.shared), node: self.node, at, key: None })
+        let (shared, node, life) = (Arc::clone(&self.shared), self.node, self.life);
+        Box::pin(Sleep { shared, node, life, deadline, at, key: None })
     }
 
     fn spawn(&self, name: &'static str, task: BoxFuture<()>) -> Abort {
@@ -315,10 +351,13 @@ impl Backend for NodeBackend {
     }
 }
 
-/// Waits for a point of virtual time.
+/// Waits until the clock of a node shows a time.
 struct Sleep {
     shared: Arc<Shared>,
     node: NodeNumber,
+    life: Life,
+    deadline: Instant,
+    /// When that is in virtual time, as far as was known last: what counts when the node's life is over.
     at: u64,
     key: Option<TimerKey>,
 }
@@ -332,6 +371,10 @@ impl Future for Sleep {
         let executor = &mut state.executor;
         if let Some(key) = self.key.take() {
             executor.timers.remove(&key);
+        }
+        if let Some(node) = executor.node_of_life(self.node, self.life) {
+            // The clock may have changed its rate since, or stood still.
+            self.at = node.clock.when(self.deadline);
         }
         if executor.now >= self.at {
             return Poll::Ready(());

@@ -1,6 +1,6 @@
 //! The simulated network: sockets, links with policies, arrivals as timers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +29,9 @@ pub(super) struct Network {
     pub(super) links: BTreeMap<(NodeNumber, NodeNumber), LinkPolicy>,
     pub(super) default: LinkPolicy,
     pub(super) hits: FaultHits,
+    /// Nodes that are suspended: nothing arrives there.
+    pub(super) deaf: BTreeSet<NodeNumber>,
+    pub(super) missed_count: u64,
     /// The links that have a bottleneck of their own.
     pub(super) bottlenecks: BTreeMap<(NodeNumber, NodeNumber), Bottleneck>,
     /// The others: of any rate.
@@ -53,6 +56,8 @@ impl Network {
             links: BTreeMap::new(),
             default,
             hits: FaultHits::default(),
+            deaf: BTreeSet::new(),
+            missed_count: 0,
             bottlenecks: BTreeMap::new(),
             unlimited: Bottleneck::new(Capacity::default()),
             capacity_hits: CapacityHits::default(),
@@ -89,6 +94,7 @@ impl Network {
 
     pub(super) fn close_node(&mut self, node: NodeNumber) {
         self.sockets.retain(|_, socket| socket.node != node);
+        self.deaf.remove(&node);
     }
 
     /// Puts a datagram into its socket and gives the waker of who waits there.
@@ -96,6 +102,10 @@ impl Network {
         let Arrival { to, datagram } = arrival;
         let to = self.inside(to)?;
         let socket = self.sockets.get_mut(&to)?;
+        if self.deaf.contains(&socket.node) {
+            self.missed_count += 1;
+            return None;
+        }
         if socket.inbox.len() >= INBOX_COUNT_MAX {
             return None;
         }

@@ -123,6 +123,54 @@ fn a_paused_node_stands_still_while_its_clock_and_inbox_go_on() {
 }
 
 #[test]
+fn a_suspended_node_knows_nothing_of_the_time_that_passed() {
+    let world = World::new(1);
+    let runtime = world.start(1);
+    let socket = world.bind(1, address(1));
+    let (sender, received) = tokio::sync::oneshot::channel();
+    let clock = runtime.clone();
+    runtime.spawn("sleeper", async move {
+        let (started, wall) = (clock.now(), clock.wall_ms());
+        clock.sleep(Duration::from_secs(3)).await;
+        let slept = clock.now() - started;
+        let datagrams = receive(&socket).await;
+        let _ = sender.send((slept, clock.wall_ms() - wall, datagrams));
+    });
+    let observer = world.observer();
+    let (handle, outside) = (world.clone(), world.bind(OBSERVER, address(0)));
+    let (slept, wall_ms, datagrams) = world.run(async move {
+        observer.sleep(Duration::from_secs(1)).await;
+        handle.suspend(1);
+        send(&outside, address(1), b"lost").await;
+        // Its rate is no reason for it to go on.
+        handle.set_clock_rate(1, 1_000_000);
+        observer.sleep(Duration::from_secs(60)).await;
+        handle.wake(1);
+        send(&outside, address(1), b"found").await;
+        received.await.unwrap()
+    });
+    assert_eq!((slept, wall_ms), (Duration::from_secs(3), 63_000));
+    assert_eq!(datagrams.iter().map(|datagram| &datagram.contents[..]).collect::<Vec<_>>(), [b"found"]);
+    assert_eq!(world.missed_count(), 1);
+}
+
+#[test]
+fn a_timer_follows_its_clock_when_that_changes() {
+    let world = World::new(1);
+    let runtime = world.start(1);
+    let clock = runtime.clone();
+    let sleeper = runtime.spawn("sleeper", async move { clock.sleep(Duration::from_secs(10)).await });
+    let (handle, observer) = (world.clone(), world.observer());
+    let woken_at = world.run(async move {
+        observer.sleep(Duration::from_secs(5)).await;
+        handle.set_clock_rate(1, 500_000);
+        sleeper.await.unwrap();
+        handle.now()
+    });
+    assert_eq!(woken_at, Duration::from_secs(15));
+}
+
+#[test]
 fn clocks_of_two_nodes_may_drift() {
     let world = World::new(1);
     let (fast, exact) = (world.start(1), world.start(2));

@@ -54,6 +54,16 @@ pub enum TraceLine {
         /// The node.
         node: NodeNumber,
     },
+    /// A node was suspended.
+    Suspend {
+        /// The node.
+        node: NodeNumber,
+    },
+    /// A suspended node goes on.
+    Woken {
+        /// The node.
+        node: NodeNumber,
+    },
     /// An event of the code above: a disk operation, a Raft event, an operation of a client.
     Event {
         /// The node.
@@ -74,6 +84,8 @@ impl fmt::Display for TraceLine {
             Self::Crash { node, tasks } => write!(f, "crash {node} {tasks} tasks"),
             Self::Pause { node } => write!(f, "pause {node}"),
             Self::Resume { node } => write!(f, "resume {node}"),
+            Self::Suspend { node } => write!(f, "suspend {node}"),
+            Self::Woken { node } => write!(f, "woken {node}"),
             Self::Event { node, what } => write!(f, "node {node}: {what}"),
         }
     }
@@ -113,6 +125,8 @@ impl Trace {
             TraceLine::Crash { node, tasks } => self.mix(4 + (node << 8) + ((*tasks as u64) << 32)),
             TraceLine::Pause { node } => self.mix(5 + (node << 8)),
             TraceLine::Resume { node } => self.mix(6 + (node << 8)),
+            TraceLine::Suspend { node } => self.mix(8 + (node << 8)),
+            TraceLine::Woken { node } => self.mix(9 + (node << 8)),
             TraceLine::Event { node, what } => {
                 self.mix(7 + (node << 8));
                 self.mix(u64::from(crc32c::crc32c(what.as_bytes())));
