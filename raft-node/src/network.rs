@@ -4,7 +4,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::alias::WatchReceiverOf;
@@ -16,10 +15,10 @@ use rpc_core::runtime::{Instant, Runtime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::messages::{Denied, Envelope, Header, VERSION};
+use self::messages::{Denied, Envelope, Header, Known, VERSION};
 use crate::config::Timers;
 use crate::formation::Introduction;
-use crate::freshness::Freshness;
+use crate::freshness::{Clocks, Freshness};
 use crate::identity::NodeName;
 use crate::resolver::Resolver;
 use crate::types::TypeConfig;
@@ -139,18 +138,21 @@ impl Network {
         self.streams.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// How long ago a quorum acknowledged this node as the leader, if it leads and has committed an entry of its term:
-    /// before that it does not know everything that is committed.
-    pub(crate) fn quorum_ack_age(&self) -> Option<Duration> {
+    /// What is committed, and how long ago a quorum acknowledged this node as the leader, if it leads and has committed an
+    /// entry of its term: before that it does not know everything that is committed.
+    pub(crate) fn known(&self) -> Option<Known> {
         let metrics = self.metrics.get()?.borrow_watched();
         let committed = metrics.cluster_committed?;
         if metrics.state != ServerState::Leader || committed.leader_id != metrics.vote.leader_id {
             return None;
         }
-        let now = self.runtime.now();
-        let age = now - metrics.last_quorum_acked?.into_inner().0;
-        self.freshness.hear(now, Some(committed.index), age);
-        Some(age)
+        let (acked_at, clocks) = (metrics.last_quorum_acked?.into_inner().0, Clocks::of(&self.runtime));
+        if !self.freshness.is_since(acked_at, clocks) {
+            return None;
+        }
+        let age = clocks.now - acked_at;
+        self.freshness.hear(clocks.now, Some(committed.index), age);
+        Some(Known { commit: committed.index, age_us: age.as_micros() as u64 })
     }
 }
 

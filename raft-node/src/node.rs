@@ -22,6 +22,7 @@ use crate::change::{Change, ChangeError};
 use crate::config::{CONFIGURED_ID_MAX, NodeConfig};
 use crate::disk::Disk;
 use crate::duties;
+use crate::freshness::Clocks;
 use crate::life::{Life, Running};
 use crate::machine::{RowsRead, StateMachine};
 use crate::membership::{self, transfer_leadership};
@@ -311,9 +312,9 @@ impl<S: StateMachine> Node<S> {
             Consistency::Stale => {
                 if let Some(running) = self.life.running() {
                     // A leader remembers what it would tell the others.
-                    running.network.quorum_ack_age();
+                    running.network.known();
                 }
-                self.life.freshness.age(self.life.runtime.now(), applied.index())
+                self.life.freshness.age(Clocks::of(&self.life.runtime), applied.index())
             }
         };
         Ok(Read { value: value.map_err(ReadError::Disk)?, revision: applied.revision, age })

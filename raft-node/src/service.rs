@@ -21,11 +21,12 @@ use self::snapshots::Incoming;
 use self::streams::{StreamName, Streams};
 use crate::change::Change;
 use crate::formation::Introduction;
+use crate::freshness::Clocks;
 use crate::life::{Life, Running};
 use crate::machine::StateMachine;
 use crate::membership::change_here;
 use crate::network::messages::{
-    Append, Appended, Ask, Ballot, Denied, Envelope, Header, LogEntry, SnapshotBegin, SnapshotFinish,
+    Append, Appended, Ask, Ballot, Denied, Envelope, Header, Known, LogEntry, SnapshotBegin, SnapshotFinish,
     SnapshotPart, Stamped, StreamAppend, Transfer, Transferred, VoteRequest, Voted,
 };
 use crate::network::{SERVICE, method};
@@ -193,9 +194,9 @@ fn receive<S: StateMachine>(
 ) -> Result<AppendEntriesRequest<TypeConfig>, Denied> {
     let entries: Result<Vec<_>, Denied> = append.entries.into_iter().map(LogEntry::into_entry).collect();
     let leader_commit = append.commit.map(LogId::from);
-    if let (Some(age), Some(stamp)) = (append.quorum_ack_age_us, append.stamp) {
-        let (now, commit) = (life.runtime.now(), leader_commit.map(|id| id.index));
-        life.freshness.hear_since(now, stamp, commit, Duration::from_micros(age));
+    if let (Some(Known { commit, age_us }), Some(stamp)) = (append.known, append.stamp) {
+        let clocks = Clocks::of(&life.runtime);
+        life.freshness.hear_since(clocks, stamp, Some(commit), Duration::from_micros(age_us));
     }
     Ok(AppendEntriesRequest {
         vote: append.vote.into(),
@@ -207,7 +208,7 @@ fn receive<S: StateMachine>(
 
 /// An answer, with the moment at which it is given.
 fn stamped<S: StateMachine>(life: &Life<S>, appended: Appended) -> Stamped {
-    Stamped(appended, life.freshness.stamp(life.runtime.now()))
+    Stamped(appended, life.freshness.stamp(Clocks::of(&life.runtime)))
 }
 
 fn appended(result: StreamAppendResult<TypeConfig>) -> Appended {

@@ -141,7 +141,7 @@ impl Client {
             previous: request.prev_log_id.map(Into::into),
             commit: request.leader_commit.map(Into::into),
             entries: request.entries.into_iter().map(Into::into).collect(),
-            quorum_ack_age_us: self.network.quorum_ack_age().map(|age| age.as_micros() as u64),
+            known: self.network.known(),
             stamp: *self.stamp.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let answer = match place {

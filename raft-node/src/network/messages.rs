@@ -196,12 +196,25 @@ pub(crate) struct Append {
     /// The entries.
     #[serde(rename = "e")]
     pub(crate) entries: Vec<LogEntry>,
-    /// How long before the sending a quorum had acknowledged the leader, in microseconds.
+    /// What the leader knew at the sending.
     #[serde(rename = "a")]
-    pub(crate) quorum_ack_age_us: Option<u64>,
+    pub(crate) known: Option<Known>,
     /// The last stamp of the receiver that the sender has got: it was made before this message.
     #[serde(rename = "s")]
     pub(crate) stamp: Option<Stamp>,
+}
+
+/// What a leader knows for certain: nothing behind `commit` was answered by anybody until `age_us` ago.
+///
+/// Not the `commit` of the append beside it: openraft may have made that long before, for a follower that was away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    /// The index of the last committed entry.
+    #[serde(rename = "c")]
+    pub(crate) commit: u64,
+    /// How long ago a quorum had acknowledged the leader, in microseconds.
+    #[serde(rename = "a")]
+    pub(crate) age_us: u64,
 }
 
 /// An [`Append`] at its place in a stream of them. A stream is one after the other, however they arrive.
@@ -429,7 +442,7 @@ mod tests {
             previous: Some(place),
             commit: None,
             entries: entries.iter().cloned().map(LogEntry::from).collect(),
-            quorum_ack_age_us: Some(5),
+            known: Some(Known { commit: 7, age_us: 5 }),
             stamp: Some(Stamp(u64::MAX, 6)),
         };
         let bytes = codec::encode(&append).unwrap();
