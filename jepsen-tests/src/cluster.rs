@@ -102,15 +102,19 @@ impl std::error::Error for ClusterError {}
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Asks one node for its status.
-pub async fn status<C: Cluster>(cluster: &C, peer: &Peer, node: u64) -> Option<Status> {
-    KvClient::new(peer.remote(cluster.address(node))).status().timeout(STATUS_PATIENCE).await.ok()
+///
+/// # Errors
+/// Why it gives none.
+pub async fn status<C: Cluster>(cluster: &C, peer: &Peer, node: u64) -> Result<Status, String> {
+    let asked = KvClient::new(peer.remote(cluster.address(node))).status().timeout(STATUS_PATIENCE).await;
+    asked.map_err(|error| error.to_string())
 }
 
 /// The node that leads in the highest term that any node knows of, if it says so itself.
 pub async fn leader<C: Cluster>(cluster: &C, peer: &Peer) -> Option<u64> {
     let nodes = cluster.nodes();
     let all = join_all(nodes.iter().map(|node| status(cluster, peer, *node))).await;
-    let known = nodes.into_iter().zip(all).filter_map(|(node, status)| Some((status?, node)));
+    let known = nodes.into_iter().zip(all).filter_map(|(node, status)| Some((status.ok()?, node)));
     let leaders = known.filter(|(status, _)| status.role == Role::Leader);
     leaders.map(|(status, node)| (status.term, node)).max().map(|(_, node)| node)
 }

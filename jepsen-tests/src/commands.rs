@@ -1,5 +1,6 @@
 //! One file for each subcommand: its arguments and `run`. They know the library, not each other.
 
+mod chosen;
 mod folder;
 pub(crate) mod plant;
 #[cfg(feature = "power")]

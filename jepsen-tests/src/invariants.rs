@@ -38,6 +38,8 @@ struct Seen {
     life: u64,
     vote: Term,
     applied: u64,
+    /// It told a leader that its disk holds everything up to here, all of which is committed.
+    held: u64,
 }
 
 impl Invariants {
@@ -49,9 +51,18 @@ impl Invariants {
         self.looks += 1;
         self.votes_only_grow(node, life, probe)?;
         self.order_of_indexes(node, life, probe)?;
+        self.acknowledged_stays(node, probe)?;
         self.log_matching(node, log)?;
         self.leader_completeness(node, probe)?;
         self.state_machine_safety(node, probe)
+    }
+
+    /// Hears from a leader what its members acknowledged to hold, by node and index, and what is committed.
+    pub fn acknowledged(&mut self, members: impl Iterator<Item = (u64, u64)>, committed: u64) {
+        for (node, index) in members {
+            let seen = self.seen.entry(node).or_default();
+            seen.held = seen.held.max(index.min(committed));
+        }
     }
 
     /// How many times a node was looked at.
@@ -101,6 +112,22 @@ impl Invariants {
             ));
         }
         (seen.life, seen.applied) = (life, applied);
+        Ok(())
+    }
+
+    /// Figure 3.1: the log is persistent state, updated before an answer, and section 5.1 lets a snapshot stand for its
+    /// beginning. An acknowledged entry may be truncated, but not once it is committed. Also across restarts.
+    fn acknowledged_stays(&self, node: u64, probe: &Probe) -> Result<(), String> {
+        // Before it takes part again, a node that restarted does not tell its log.
+        let (Some(last), Some(seen)) = (probe.last_log_index, self.seen.get(&node)) else { return Ok(()) };
+        let last = last.max(probe.applied.map_or(0, |applied| applied.index));
+        if last < seen.held {
+            return Err(format!(
+                "Persistence (thesis figure 3.1): node {node} acknowledged entries up to {}, which are committed, and holds \
+                 them up to {last}",
+                seen.held
+            ));
+        }
         Ok(())
     }
 
@@ -224,6 +251,13 @@ mod tests {
         broken((1, &good, &[]), (2, &rewritten, &[]), "Leader Completeness");
         let longer = [entry(1, 4, 1), entry(2, 5, 2)];
         broken((1, &good, &[]), (2, &good, &longer), "where 5 (term 1 of node 1) is committed");
+        let mut invariants = Invariants::default();
+        invariants.look(1, 1, &good, &[]).expect("one node alone breaks nothing");
+        invariants.acknowledged([(1, 9)].into_iter(), 5);
+        invariants.look(1, 1, &good, &[]).expect("what is not committed may be truncated");
+        invariants.acknowledged([(1, 9)].into_iter(), 6);
+        let lost = invariants.look(1, 2, &good, &[]).expect_err("entry 6 is gone");
+        assert!(lost.contains("Persistence"), "{lost}");
         let purged = Probe { purged: Some(at(1, 9)), ..good };
         broken((1, &good, &[]), (2, &purged, &[]), "Log compaction");
     }

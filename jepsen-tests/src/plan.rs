@@ -12,6 +12,7 @@ use rpc_core::random::SeededRandom;
 use serde::{Deserialize, Serialize};
 
 pub use self::fault::{Fault, HEALTHY, Who};
+pub(crate) use self::kind::CUT_POINTS;
 pub use self::kind::FaultKind;
 
 /// Faults in the order of their time.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use kv_client::api::Status;
 use kv_client::{Client, Endpoint};
 use rpc_core::peer::Peer;
 use rpc_core::random::SeededRandom;
@@ -53,8 +54,8 @@ pub struct Run {
     pub unknown: (usize, usize),
     /// From healing to the first write and read through every node; `None`: it never came.
     pub recovery: Option<Duration>,
-    /// Whether all nodes reached the same state at the same index.
-    pub converged: bool,
+    /// Whether all nodes reached the same state at the same index; if not, what each of them said last.
+    pub converged: Result<(), String>,
     /// How long the run took.
     pub duration: Duration,
 }
@@ -111,8 +112,8 @@ impl Run {
             broken.push(format!("nodes ended on their own: {}", self.failures.join("; ")));
         } else if self.recovery.is_none() {
             broken.push("after healing the cluster did not serve again in time".to_owned());
-        } else if !self.converged {
-            broken.push("after healing the nodes did not reach one state".to_owned());
+        } else if let Err(said) = &self.converged {
+            broken.push(format!("after healing the nodes did not reach one state: {said}"));
         }
         if self.unknown.1 > 0 && self.recovery.is_some() {
             broken.push(format!("{} unknown outcomes could not be resolved", self.unknown.1));
@@ -229,7 +230,10 @@ pub async fn run<C: Cluster>(
     if recovery.is_some() {
         read_everywhere(&cluster, &recorder, options).await?;
     }
-    let converged = recovery.is_some() && converge(&cluster, &admin, &clock, options.recovery_max).await;
+    let converged = match recovery {
+        Some(_) => converge(&cluster, &admin, &clock, options.recovery_max).await,
+        None => Err("not every node served".to_owned()),
+    };
     let duration = clock.now() - started;
     let violations = [recorder.contradictions(), cluster.violations().await].concat();
     Ok(Run {
@@ -298,9 +302,13 @@ fn client<C: Cluster>(cluster: &C, number: u64, options: &Options) -> Result<Cli
     endpoints.rotate_left(first);
     // Half of the clients never learn who leads: their requests are forwarded.
     let follow_leader = number.is_multiple_of(2);
-    let client = Client::builder(runtime, peer).endpoints(endpoints).timeout(options.timeout);
+    let percent = PATIENCE_PERCENT[number as usize % PATIENCE_PERCENT.len()];
+    let client = Client::builder(runtime, peer).endpoints(endpoints).timeout(options.timeout * percent / 100);
     Ok(client.follow_leader(follow_leader).build())
 }
+
+/// How patient clients are. Some give up before another leader can be there, some when it has been there for long.
+const PATIENCE_PERCENT: [u32; 5] = [30, 100, 100, 30, 300];
 
 /// A client that asks one node only.
 fn client_of<C: Cluster>(
@@ -362,22 +370,44 @@ async fn read_everywhere<C: Cluster>(
 }
 
 /// Waits until all nodes have applied the same index with the same state.
-async fn converge<C: Cluster>(cluster: &C, admin: &Peer, clock: &Runtime, patience: Duration) -> bool {
+///
+/// # Errors
+/// What each node said last: its state, or why it gave none.
+async fn converge<C: Cluster>(
+    cluster: &C,
+    admin: &Peer,
+    clock: &Runtime,
+    patience: Duration,
+) -> Result<(), String> {
     let deadline = clock.now() + patience;
     loop {
         let nodes = cluster.nodes();
         let all = join_all(nodes.iter().map(|node| status(cluster, admin, *node))).await;
-        let states: Vec<_> =
-            all.into_iter().flatten().map(|status| (status.applied, status.state_hash)).collect();
-        let equal = states.windows(2).all(|pair| pair[0] == pair[1]);
-        if equal && states.len() == nodes.len() {
-            return true;
+        let mut states =
+            all.iter().map(|it| it.as_ref().map(|status| (status.applied, status.state_hash)).ok());
+        let first = states.next().flatten();
+        if first.is_some() && states.all(|state| state == first) {
+            return Ok(());
         }
         if clock.now() >= deadline {
-            tracing::error!(?states, "the nodes did not reach one state: (applied, state hash)");
-            return false;
+            return Err(nodes
+                .iter()
+                .zip(&all)
+                .map(|(node, said)| last_said(*node, said))
+                .collect::<Vec<_>>()
+                .join("; "));
         }
         clock.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn last_said(node: u64, said: &Result<Status, String>) -> String {
+    match said {
+        Ok(Status { phase, applied, state_hash, .. }) => {
+            let applied = applied.map_or("nothing".to_owned(), |index| format!("index {index}"));
+            format!("node {node} ({phase}) has applied {applied}, its state is {state_hash:032x}")
+        }
+        Err(why) => format!("node {node} gives no status: {why}"),
     }
 }
 
@@ -421,7 +451,7 @@ mod tests {
             acknowledged: 200,
             unknown: (3, 0),
             recovery: Some(Duration::from_millis(40)),
-            converged: true,
+            converged: Ok(()),
             duration: Duration::from_secs(21),
         }
     }
@@ -458,7 +488,10 @@ mod tests {
             (|run| run.violations.push("two leaders".to_owned()), "two leaders"),
             (|run| run.failures.push("node 2 (exit status: 1)".to_owned()), "node 2 (exit status: 1)"),
             (|run| run.recovery = None, "did not serve again"),
-            (|run| run.converged = false, "did not reach one state"),
+            (
+                |run| run.converged = Err("node 2 gives no status: gone".to_owned()),
+                "one state: node 2 gives no",
+            ),
             (|run| run.unknown = (3, 1), "1 unknown outcomes"),
             (
                 |run| {

@@ -78,7 +78,8 @@ impl Simulation {
             kinds.extend(FaultKind::ALL.iter().map(|(kind, _)| *kind));
         }
         kinds.retain(|kind| kind.nodes_min() <= nodes);
-        let plan = Plan::draw(&kinds, nodes, FAULTS_TIME, random);
+        // Of a generator of its own: the workload stays the same with other kinds of faults.
+        let plan = Plan::draw(&kinds, nodes, FAULTS_TIME, &mut random.fork());
         (nodes, self.plan.clone().unwrap_or(plan))
     }
 
@@ -145,6 +146,9 @@ pub struct Regression {
     pub seed: u64,
     /// Nodes of the cluster.
     pub nodes: u64,
+    /// The kinds of faults that were drawn from, if they were chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultKind>,
     /// The workload of every client, if that was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
@@ -175,6 +179,7 @@ impl Regression {
     pub fn simulation(&self) -> Simulation {
         Simulation {
             nodes: Some(self.nodes),
+            kinds: self.faults.clone(),
             workload: self.workload,
             plan: Some(self.plan.clone()),
             ..Simulation::new(self.seed)
@@ -229,11 +234,18 @@ mod tests {
 
     #[test]
     fn a_regression_survives_its_file() {
-        let (nodes, plan) = Simulation::new(3).draw();
+        let faults = vec![FaultKind::ClockRate, FaultKind::Isolate];
         let workload = Some(Workload::Append);
-        let regression = Regression { seed: 3, nodes, workload, plan, found: "lost".to_owned() };
+        let simulation = Simulation { kinds: faults.clone(), workload, ..Simulation::new(3) };
+        let (nodes, plan) = simulation.draw();
+        let regression = Regression { seed: 3, nodes, faults, workload, plan, found: "lost".to_owned() };
         let file = tempfile::NamedTempFile::new().expect("a file can be made");
         regression.write(file.path()).expect("it can be written");
         assert_eq!(Regression::read(file.path()).expect("it can be read"), regression);
+        assert_eq!(
+            regression.simulation().draw(),
+            simulation.draw(),
+            "it says all that the seed was run with"
+        );
     }
 }

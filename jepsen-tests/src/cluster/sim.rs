@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kv_server::server::{Server, ServerConfig};
 use raft_node::disk::RESERVE_MAX;
-use raft_node::disk::sim::{SimDisk, SimDiskOptions};
+use raft_node::disk::sim::{CutPoint, SimDisk, SimDiskOptions};
 use raft_node::resolver::Literal;
 use raft_node::{Change, NodeConfig};
 use rpc_core::peer::Peer;
@@ -18,7 +18,7 @@ use rpc_core::sim::{Capacity, CapacityHits, World};
 
 use super::{Cluster, ClusterError, Hits, LinkState};
 use crate::invariants::Invariants;
-use crate::plan::{Fault, FaultKind, Who};
+use crate::plan::{CUT_POINTS, Fault, FaultKind, Who};
 
 /// How long a node may take to stop, or a leader to hand over.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -32,10 +32,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 const LOOK_ENTRIES: u64 = 24;
 /// Numbers of client machines start here: no fault of nodes touches them.
 const CLIENTS: u64 = 1_000;
-/// Entries after which a node makes a snapshot: few, so that snapshots happen within a run.
-const SNAPSHOT_ENTRIES: u64 = 300;
-/// Entries kept behind a snapshot: few, so that a node that was away needs the snapshot.
-const ENTRIES_KEPT: u64 = 50;
+/// Entries after which a node makes a snapshot: few, so that snapshots happen within a run. Entries kept behind it: few,
+/// so that a node that was away needs the snapshot, in some clusters already after a moment.
+const SNAPSHOTS: [(u64, u64); 3] = [(300, 50), (40, 4), (40, 4)];
 /// What a cluster may have unsaved, in bytes: every round is saved, many saves lie between two snapshots, or none.
 const UNSAVED_SIZES: [usize; 3] = [0, 2_000, 256 * 1024];
 
@@ -48,6 +47,8 @@ pub struct SimCluster {
     security: Security,
     /// Bytes of state that the nodes keep in memory only.
     unsaved_size_max: usize,
+    /// Entries after which the nodes make a snapshot, and those that they keep behind it.
+    snapshots: (u64, u64),
     state: Arc<Mutex<State>>,
 }
 
@@ -59,6 +60,7 @@ struct State {
     /// Nodes that stopped because of that.
     failed: BTreeSet<u64>,
     paused: BTreeSet<u64>,
+    suspended: BTreeSet<u64>,
     links: LinkState,
     /// Nodes whose disks are slow, with the syncs that they had made before.
     slow: BTreeMap<u64, u64>,
@@ -85,8 +87,9 @@ impl SimCluster {
         let security =
             if encrypted { Security::shared_key(SharedKey::new(key)) } else { Security::insecure() };
         let unsaved_size_max = UNSAVED_SIZES[random.below(UNSAVED_SIZES.len() as u64) as usize];
+        let snapshots = SNAPSHOTS[random.below(SNAPSHOTS.len() as u64) as usize];
         let (world, disks, state) = (world.clone(), Arc::new(disks), Arc::default());
-        let cluster = Self { world, nodes, disks, security, unsaved_size_max, state };
+        let cluster = Self { world, nodes, disks, security, unsaved_size_max, snapshots, state };
         for node in cluster.nodes.clone() {
             cluster.start_node(node);
         }
@@ -111,6 +114,9 @@ impl SimCluster {
                 let from = (probe.last_log_index.unwrap_or_default() + 1).saturating_sub(LOOK_ENTRIES);
                 // A disk that fails has its own story.
                 let log = server.node().probe_log(from, LOOK_ENTRIES).unwrap_or_default();
+                let status = server.node().status();
+                let held = status.members.iter().filter_map(|member| Some((member.id, member.matched?)));
+                invariants.acknowledged(held, status.committed.map_or(0, |committed| committed.index));
                 if let Err(broken) = invariants.look(node, life, &probe, &log) {
                     clock.trace(|| broken.clone());
                     self.state().violations.push(broken);
@@ -127,8 +133,7 @@ impl SimCluster {
         let members = self.nodes.iter().map(|node| (*node, address(*node).to_string())).collect();
         let mut config = NodeConfig::new(node, members);
         config.host.unsaved_size_max = self.unsaved_size_max;
-        config.snapshots.entries = SNAPSHOT_ENTRIES;
-        config.snapshots.entries_kept = ENTRIES_KEPT;
+        (config.snapshots.entries, config.snapshots.entries_kept) = self.snapshots;
         *self.state().lives.entry(node).or_default() += 1;
         let (state, started, security) = (Arc::clone(&self.state), runtime.clone(), self.security.clone());
         runtime.spawn("node", async move {
@@ -177,6 +182,7 @@ impl SimCluster {
                 let mut state = self.state();
                 killed += u64::from(state.dead.insert(*node));
                 state.paused.remove(node);
+                state.suspended.remove(node);
                 state.servers.remove(node)
             };
             self.world.crash(*node);
@@ -200,7 +206,7 @@ impl SimCluster {
     /// Asks a node to stop, as SIGTERM does; what it did not sync stays, as after the end of a process.
     fn stop(&self, node: u64) {
         let mut state = self.state();
-        if state.paused.contains(&node) || !state.dead.insert(node) {
+        if state.paused.contains(&node) || state.suspended.contains(&node) || !state.dead.insert(node) {
             return;
         }
         let Some(server) = state.servers.remove(&node) else { return };
@@ -274,6 +280,13 @@ impl SimCluster {
         let paused = std::mem::take(&mut self.state().paused);
         for node in paused {
             self.world.resume(node);
+        }
+    }
+
+    fn wake(&self) {
+        let suspended = std::mem::take(&mut self.state().suspended);
+        for node in suspended {
+            self.world.wake(node);
         }
     }
 
@@ -383,6 +396,18 @@ impl Cluster for SimCluster {
                 }
             }
             Fault::Resume => self.resume(),
+            Fault::Suspend(who) => {
+                for node in who.resolve(&self.nodes, leader) {
+                    let is_new = {
+                        let mut state = self.state();
+                        !state.dead.contains(&node) && state.suspended.insert(node)
+                    };
+                    if is_new {
+                        self.world.suspend(node);
+                    }
+                }
+            }
+            Fault::Wake => self.wake(),
             Fault::Transfer => self.transfer(leader),
             Fault::Done => {}
         }
@@ -390,7 +415,8 @@ impl Cluster for SimCluster {
     }
 
     async fn heal(&self) -> Result<(), ClusterError> {
-        for end in [Fault::HealLinks, Fault::HealDisks, Fault::HealClocks, Fault::Resume, Fault::Restart] {
+        let (links, disks, clocks) = (Fault::HealLinks, Fault::HealDisks, Fault::HealClocks);
+        for end in [links, disks, clocks, Fault::Resume, Fault::Wake, Fault::Restart] {
             self.apply(&end, None).await?;
         }
         Ok(())
@@ -405,9 +431,11 @@ impl Cluster for SimCluster {
         let CapacityHits { overflowed, too_large, .. } = self.world.capacity_hits();
         others.insert(FaultKind::Narrow, overflowed + too_large);
         let disks = |count: fn(&SimDisk) -> u64| self.disks.values().map(count).sum::<u64>();
-        others.insert(FaultKind::Cut, disks(SimDisk::cut_count));
+        others.insert(FaultKind::Cut, disks(|disk| disk.cut_count(&CUT_POINTS)));
+        others.insert(FaultKind::Install, disks(|disk| disk.cut_count(&[CutPoint::Switched])));
         others.insert(FaultKind::Disk, disks(SimDisk::failed_count));
         others.insert(FaultKind::DiskFull, disks(SimDisk::full_count));
+        others.insert(FaultKind::Suspend, self.world.missed_count());
         Hits { links: self.world.fault_hits(), others }
     }
 

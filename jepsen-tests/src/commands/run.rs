@@ -100,7 +100,7 @@ fn options(args: &Args) -> Options {
 
 /// How a run ended.
 enum Ended {
-    Done(Run),
+    Done(Box<Run>),
     /// Nodes ended on their own, and the run with them.
     Fell(Vec<String>),
     /// The harness failed.
@@ -234,7 +234,7 @@ async fn conduct(args: &Args, runtime: &Runtime, signals: &mut Signals) -> Resul
     let (verdict, run) = match ended {
         Ended::Done(run) => {
             progress.event("judging the history");
-            let run = Arc::new(run);
+            let run = Arc::new(*run);
             let verdict = tokio::select! {
                 biased;
                 code = signals.next() => Verdict::Interrupted(code),
@@ -380,7 +380,7 @@ impl<T: Fn(&str) + Clone + Send + Sync + 'static> Scene<T> {
             biased;
             code = signals.next() => Ended::Interrupted(code),
             run = run => match run {
-                Ok(run) => Ended::Done(run),
+                Ok(run) => Ended::Done(Box::new(run)),
                 Err(error) => {
                     // A node that ended on its own explains what the harness could not do any more.
                     let failures = cluster.failures().await;

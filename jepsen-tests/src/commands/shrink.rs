@@ -6,6 +6,7 @@ use jepsen_tests::runner::Conclusion;
 use jepsen_tests::simulation::{Regression, Simulation, shrink};
 
 use super::Exit;
+use super::chosen::Chosen;
 
 /// Drop faults from the plan of a seed that fails, as long as it still fails.
 #[derive(Debug, clap::Args)]
@@ -13,16 +14,15 @@ pub(crate) struct Args {
     /// The seed
     #[arg(long)]
     seed: u64,
-    /// Nodes of the cluster; as the seed says unless given
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7))]
-    nodes: Option<u64>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Write seed and plan into this file, which `sim --replay` reads, and the tests in jepsen-tests/regressions
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
-    let simulation = Simulation { nodes: args.nodes, ..Simulation::new(args.seed) };
+    let simulation = args.chosen.simulation(args.seed);
     let (nodes, whole) = simulation.draw();
     let Some((plan, why)) = shrink(&simulation, |text| eprintln!("{text}")) else {
         println!("seed {} does not fail", args.seed);
@@ -33,7 +33,8 @@ pub(crate) fn run(args: &Args) -> Exit {
     println!("{}", Conclusion::Failed(why.clone()));
     if let Some(path) = &args.out {
         let found = why.lines().next().unwrap_or_default().to_owned();
-        let regression = Regression { seed: args.seed, nodes, workload: None, plan, found };
+        let Simulation { seed, kinds: faults, workload, .. } = simulation;
+        let regression = Regression { seed, nodes, faults, workload, plan, found };
         if let Err(error) = regression.write(path) {
             eprintln!("jepsen-tests: cannot write {}: {error}", path.display());
             return Exit::Inconclusive;

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use jepsen_tests::plan::FaultKind;
 use jepsen_tests::runner::Conclusion;
 use jepsen_tests::simulation::{self, Regression, Simulated, Simulation, Sink};
-use jepsen_tests::workload::Workload;
 
 use super::Exit;
+use super::chosen::Chosen;
 use super::folder::{Folder, REPORT};
 use super::summary::{Setup, Summary, Verdict};
 use super::time::Time;
@@ -47,18 +47,14 @@ pub(crate) struct Args {
     /// Begin no more seeds after so long, as in 15m, however many are left
     #[arg(long, conflicts_with_all = ["seed", "compare"])]
     time: Option<Time>,
+    /// With --time: fewer seeds than this prove too little
+    #[arg(long, value_name = "N", requires = "time")]
+    at_least: Option<u64>,
     /// Let one number come from the system instead of the seed: --compare must then fail
     #[arg(long, hide = true)]
     plant_entropy: bool,
-    /// Nodes of the cluster; 3, 5 or 7 as the seed says unless given
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7))]
-    nodes: Option<u64>,
-    /// What may go wrong; everything unless given
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    faults: Vec<FaultKind>,
-    /// What every client does; a mix that the seed draws unless given
-    #[arg(long)]
-    workload: Option<Workload>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Run what `shrink` wrote into this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "compare", "stop", "nodes", "faults", "workload"])]
     replay: Option<PathBuf>,
@@ -71,28 +67,9 @@ pub(crate) struct Args {
 impl Args {
     fn simulation(&self, seed: u64) -> Simulation {
         Simulation {
-            nodes: self.nodes,
-            kinds: self.faults.clone(),
-            workload: self.workload,
             entropy: self.plant_entropy.then(|| RandomState::new().hash_one(seed)),
-            ..Simulation::new(seed)
+            ..self.chosen.simulation(seed)
         }
-    }
-
-    /// What decides a seed's course besides the seed, as words of a command.
-    fn words(&self) -> Vec<String> {
-        let mut words = Vec::new();
-        if let Some(nodes) = self.nodes {
-            words.extend(["--nodes".to_owned(), nodes.to_string()]);
-        }
-        if !self.faults.is_empty() {
-            let faults: Vec<String> = self.faults.iter().map(FaultKind::to_string).collect();
-            words.extend(["--faults".to_owned(), faults.join(",")]);
-        }
-        if let Some(workload) = self.workload {
-            words.extend(["--workload".to_owned(), workload.to_string()]);
-        }
-        words
     }
 
     fn jobs(&self) -> u64 {
@@ -101,7 +78,7 @@ impl Args {
     }
 
     fn replay(&self, seed: u64) -> String {
-        let words = [vec![format!("sim --seed {seed}")], self.words()].concat();
+        let words = [vec![format!("sim --seed {seed}")], self.chosen.words()].concat();
         format!("cargo run --release -p jepsen-tests -- {}", words.join(" "))
     }
 }
@@ -152,8 +129,17 @@ pub(crate) fn run(args: &Args) -> Exit {
     if seeds < args.seeds && is_over() {
         eprintln!("the time was up after {seeds} of {} seeds", args.seeds);
     }
+    let least = args.at_least.unwrap_or_default();
+    if seeds < least && worst != Exit::Violation {
+        eprintln!(
+            "jepsen-tests: {seeds} of {} seeds prove nothing: at least {least} were asked for",
+            args.seeds
+        );
+        worst = worst.max(Exit::Inconclusive);
+    }
     eprintln!(
-        "{seeds} seeds, {operations} operations, {:.0} virtual seconds in {took:.1} s: {:.1} seeds/s, {:.0}x real time",
+        "{seeds} of {} seeds, {operations} operations, {:.0} virtual seconds in {took:.1} s: {:.1} seeds/s, {:.0}x real time",
+        args.seeds,
         virtual_time.as_secs_f64(),
         seeds as f64 / took,
         virtual_time.as_secs_f64() / took
@@ -277,7 +263,7 @@ fn compare(args: &Args) -> Exit {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["sim", "--seeds", &args.seeds.to_string(), "--from", &args.from.to_string()]);
         command.args(["--jobs", &args.jobs().div_ceil(2).to_string()]);
-        command.args(args.words()).args(args.plant_entropy.then_some("--plant-entropy"));
+        command.args(args.chosen.words()).args(args.plant_entropy.then_some("--plant-entropy"));
         command.stdout(Stdio::piped()).spawn()
     };
     let outputs = || -> io::Result<_> {

@@ -132,7 +132,7 @@ impl Summary {
             resolved: run.unknown.0 - run.unknown.1,
             faults: run.faults.iter().map(|(kind, count)| (kind.to_string(), *count)).collect(),
             recovery_ms: run.recovery.map(|recovery| recovery.as_millis() as u64),
-            converged: run.converged,
+            converged: run.converged.is_ok(),
             duration_ms: run.duration.as_millis() as u64,
         });
         Self {

@@ -54,6 +54,10 @@ pub enum Fault {
     Pause(Who),
     /// All nodes that were paused go on.
     Resume,
+    /// The nodes' machines are suspended: processes and clocks stand still, what is sent to them is lost.
+    Suspend(Who),
+    /// All machines that were suspended go on.
+    Wake,
     /// The leader hands over to somebody else.
     Transfer,
     /// What needs no putting right is over.
@@ -76,7 +80,13 @@ impl Fault {
     pub fn is_end(&self) -> bool {
         matches!(
             self,
-            Self::HealLinks | Self::Restart | Self::Resume | Self::HealDisks | Self::HealClocks | Self::Done
+            Self::HealLinks
+                | Self::Restart
+                | Self::Resume
+                | Self::Wake
+                | Self::HealDisks
+                | Self::HealClocks
+                | Self::Done
         )
     }
 }
@@ -139,6 +149,8 @@ impl fmt::Display for Fault {
             Self::HealClocks => f.write_str("heal clocks"),
             Self::Pause(who) => write!(f, "pause {who}"),
             Self::Resume => f.write_str("resume"),
+            Self::Suspend(who) => write!(f, "suspend {who}"),
+            Self::Wake => f.write_str("wake"),
             Self::Transfer => f.write_str("the leader hands over"),
             Self::Done => f.write_str("over"),
         }

@@ -49,6 +49,8 @@ pub enum FaultKind {
     Kill,
     /// The power goes at a chosen point: before a vote is written, before a snapshot gets its name, and so on.
     Cut,
+    /// The power goes when a node that was away has installed a snapshot, and nothing was synced since.
+    Install,
     /// Nodes stopped for a while.
     Pause,
     /// Disks whose sync fails: one, the leader's, a majority's, all.
@@ -61,6 +63,8 @@ pub enum FaultKind {
     ClockRate,
     /// Wall clocks that jump.
     ClockJump,
+    /// Machines suspended for a while: their clocks stand still, too.
+    Suspend,
     /// Every node in turn asked to stop, and started again.
     Rolling,
     /// The leader told to hand over.
@@ -69,7 +73,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds with their names.
-    pub const ALL: [(Self, &'static str); 25] = [
+    pub const ALL: [(Self, &'static str); 27] = [
         (Self::Partition, "partition"),
         (Self::Isolate, "isolate"),
         (Self::OneWay, "one-way"),
@@ -87,12 +91,14 @@ impl FaultKind {
         (Self::Narrow, "narrow"),
         (Self::Kill, "kill"),
         (Self::Cut, "cut"),
+        (Self::Install, "install"),
         (Self::Pause, "pause"),
         (Self::Disk, "disk"),
         (Self::DiskFull, "disk-full"),
         (Self::SlowDisk, "slow-disk"),
         (Self::ClockRate, "clock-rate"),
         (Self::ClockJump, "clock-jump"),
+        (Self::Suspend, "suspend"),
         (Self::Rolling, "rolling"),
         (Self::Transfer, "transfer"),
     ];
@@ -109,17 +115,32 @@ impl FaultKind {
 
     /// Whether only a simulation can do this.
     pub fn is_simulated_only(self) -> bool {
-        self == Self::Narrow || self == Self::Cut || (self >= Self::Disk && self != Self::Rolling)
+        matches!(
+            self,
+            Self::Narrow
+                | Self::Cut
+                | Self::Install
+                | Self::Disk
+                | Self::DiskFull
+                | Self::SlowDisk
+                | Self::ClockRate
+                | Self::ClockJump
+                | Self::Suspend
+                | Self::Transfer
+        )
     }
 
     /// Whether `end` puts all faults of this kind right.
     pub fn is_ended_by(self, end: &Fault) -> bool {
         match end {
             Fault::HealLinks => self.is_of_links(),
-            Fault::Restart => matches!(self, Self::Kill | Self::Cut | Self::Disk | Self::Rolling),
+            Fault::Restart => {
+                matches!(self, Self::Kill | Self::Cut | Self::Install | Self::Disk | Self::Rolling)
+            }
             Fault::HealDisks => matches!(self, Self::DiskFull | Self::SlowDisk),
             Fault::HealClocks => matches!(self, Self::ClockRate | Self::ClockJump),
             Fault::Resume => self == Self::Pause,
+            Fault::Wake => self == Self::Suspend,
             Fault::Done => self == Self::Transfer,
             _ => false,
         }
@@ -170,9 +191,10 @@ impl FaultKind {
             Self::Narrow => (Fault::Narrow(random.between(5_000, 50_000)), Fault::HealLinks),
             Self::Kill => (Fault::Kill(Who::draw(nodes, random)), Fault::Restart),
             Self::Cut => {
-                let point = CutPoint::ALL[random.below(CutPoint::ALL.len() as u64) as usize];
+                let point = CUT_POINTS[random.below(CUT_POINTS.len() as u64) as usize];
                 (Fault::Cut(Who::draw(nodes, random), point), Fault::Restart)
             }
+            Self::Install => return install(nodes, lasts, random),
             Self::Pause => (Fault::Pause(Who::draw(nodes, random)), Fault::Resume),
             Self::Disk => (Fault::FailSync(Who::draw(nodes, random)), Fault::Restart),
             Self::DiskFull => (Fault::FillDisk(Who::draw(nodes, random)), Fault::HealDisks),
@@ -190,6 +212,8 @@ impl FaultKind {
                 let ms = if random.chance(500_000) { ms } else { -ms };
                 (Fault::ClockJump(Who::draw(nodes, random), ms), Fault::HealClocks)
             }
+            Self::Suspend if nodes > 1 && random.chance(500_000) => return asleep(lasts),
+            Self::Suspend => (Fault::Suspend(Who::draw(nodes, random)), Fault::Wake),
             Self::Rolling => return rolling(nodes, lasts, random),
             Self::Transfer => (Fault::Transfer, Fault::Done),
         };
@@ -208,6 +232,29 @@ fn flap(nodes: u64, lasts: Duration, random: &mut SeededRandom) -> Vec<(Duration
         at += Duration::from_millis(random.between(50, 200));
     }
     steps
+}
+
+/// The leader's machine is suspended, and wakes before its links to the other nodes are back.
+fn asleep(lasts: Duration) -> Vec<(Duration, Fault)> {
+    vec![
+        (Duration::ZERO, Fault::IsolateLeader),
+        // It still says that it leads.
+        (Duration::ZERO, Fault::Suspend(Who::Leader)),
+        (lasts * 3 / 4, Fault::Wake),
+        (lasts, Fault::HealLinks),
+    ]
+}
+
+/// A node is away for so long that it needs a snapshot, and its power goes when it has installed that.
+fn install(nodes: u64, lasts: Duration, random: &mut SeededRandom) -> Vec<(Duration, Fault)> {
+    let back = lasts * 3 / 5;
+    let node = Who::Nodes(vec![random.between(1, nodes)]);
+    vec![
+        (Duration::ZERO, Fault::Kill(node.clone())),
+        (back, Fault::Restart),
+        (back, Fault::Cut(node, CutPoint::Switched)),
+        (lasts, Fault::Restart),
+    ]
 }
 
 fn rolling(nodes: u64, lasts: Duration, random: &mut SeededRandom) -> Vec<(Duration, Fault)> {
@@ -233,6 +280,17 @@ fn halves(nodes: u64, random: &mut SeededRandom) -> Vec<Vec<u64>> {
     vec![all, rest]
 }
 
+/// Where the power goes by itself. At [`CutPoint::Switched`] it goes in a fault of its own: few nodes come there else.
+pub(crate) const CUT_POINTS: [CutPoint; 8] = [
+    CutPoint::Vote,
+    CutPoint::Append,
+    CutPoint::Purge,
+    CutPoint::Sync,
+    CutPoint::Apply,
+    CutPoint::SnapshotWrite,
+    CutPoint::SnapshotRename,
+    CutPoint::Switch,
+];
 /// How much too fast or too slow a clock may run: far more than any real one.
 pub(super) const CLOCK_RATE_PERCENT: u32 = 20;
 /// How far a wall clock jumps at most: in all less than a session lives.

@@ -20,6 +20,9 @@ pub(super) const LARGE: Mix = Mix { name: "large/", keys: 1, gets: 40, puts: 40,
 pub(super) const RECREATE: Mix =
     Mix { name: "recreate/", keys: 1, gets: 25, puts: 5, cas: 40, is_large: false };
 
+/// One of so many gets goes through a node that is drawn.
+const GETS_PER_PROBE: u64 = 4;
+
 /// Works on the keys of `mix`.
 pub(super) async fn run(mut worker: Worker, mix: &Mix) {
     let mut process = worker.recorder.process();
@@ -35,7 +38,12 @@ pub(super) async fn run(mut worker: Worker, mix: &Mix) {
         let value = if mix.is_large { padded(&name, &mut worker.random) } else { name.into() };
         let draw = worker.random.below(100);
         let is_known = if draw < mix.gets {
-            if let Some(value) = worker.recorder.get(&worker.client, process, None, &key).await {
+            // Some through one node, whoever leads: one that was away may take itself for the leader.
+            let through = worker.random.below(GETS_PER_PROBE) == 0;
+            let node = through.then(|| worker.random.below(worker.nodes.len() as u64) as usize);
+            let node = node.and_then(|index| worker.nodes.get(index));
+            let (name, client) = node.map_or((None, &worker.client), |(node, client)| (Some(*node), client));
+            if let Some(value) = worker.recorder.get(client, process, name, &key).await {
                 seen.retain(|(other, _)| *other != key);
                 seen.push((key, value));
                 seen.drain(..seen.len().saturating_sub(mix.keys as usize));

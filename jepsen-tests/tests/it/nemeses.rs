@@ -52,8 +52,8 @@ nemeses! {
     datagrams_are_lost_and_come_again: [FaultKind::Loss, FaultKind::Duplicate, FaultKind::Replay];
     datagrams_are_late: [FaultKind::Reorder, FaultKind::Delay, FaultKind::SlowNode, FaultKind::Narrow];
     datagrams_are_damaged: [FaultKind::Corrupt, FaultKind::Truncate];
-    nodes_end: [FaultKind::Kill, FaultKind::Cut, FaultKind::Rolling];
-    nodes_stand_still: [FaultKind::Pause, FaultKind::Transfer];
+    nodes_end: [FaultKind::Kill, FaultKind::Cut, FaultKind::Install, FaultKind::Rolling];
+    nodes_stand_still: [FaultKind::Pause, FaultKind::Suspend, FaultKind::Transfer];
     disks_fail: [FaultKind::Disk, FaultKind::DiskFull, FaultKind::SlowDisk];
     clocks_are_wrong: [FaultKind::ClockRate, FaultKind::ClockJump];
 }

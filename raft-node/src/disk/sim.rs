@@ -56,11 +56,13 @@ pub enum CutPoint {
     SnapshotRename,
     /// Before an installed snapshot becomes the state.
     Switch,
+    /// Right after that, at the end of the next sync: the first one that can make it durable.
+    Switched,
 }
 
 impl CutPoint {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Vote,
         Self::Append,
         Self::Purge,
@@ -69,11 +71,13 @@ impl CutPoint {
         Self::SnapshotWrite,
         Self::SnapshotRename,
         Self::Switch,
+        Self::Switched,
     ];
 
-    /// Whether the operation `what` on `name` is at this point.
-    fn is_at(self, what: &str, name: &str, key: &[u8]) -> bool {
+    /// Whether the operation `what` on `name` is at this point. `switched`: a snapshot became the state since the last sync.
+    fn is_at(self, what: &str, name: &str, key: &[u8], switched: bool) -> bool {
         match self {
+            Self::Switched => switched && Self::Sync.is_at(what, name, key, switched),
             Self::Vote => (what, name, key) == ("insert", "meta", b"vote"),
             Self::Append => (what, name) == ("insert", "log"),
             Self::Purge => (what, name) == ("remove range", "log"),
@@ -103,8 +107,11 @@ struct State {
     failing_syncs: u32,
     /// Where the power goes.
     cut: Option<CutPoint>,
-    /// Cuts that came, and calls that failed for want of space.
-    cut_count: u64,
+    /// Whether a snapshot became the state since the last sync of the store.
+    switched: bool,
+    /// Where it went.
+    cuts: Vec<CutPoint>,
+    /// Calls that failed for want of space.
     full_count: u64,
     failed_count: u64,
     /// Syncs of the store that completed, over all lives.
@@ -175,7 +182,8 @@ impl SimDisk {
             poison: None,
             failing_syncs: 0,
             cut: None,
-            cut_count: 0,
+            switched: false,
+            cuts: Vec::new(),
             full_count: 0,
             failed_count: 0,
             sync_count: 0,
@@ -205,6 +213,7 @@ impl SimDisk {
         *life += 1;
         store.crash(random);
         files.crash(random);
+        state.switched = false;
     }
 
     /// Loses everything, as a new disk under an old name does.
@@ -236,9 +245,9 @@ impl SimDisk {
         self.lock().failed_count
     }
 
-    /// How often the power went.
-    pub fn cut_count(&self) -> u64 {
-        self.lock().cut_count
+    /// How often the power went at one of `points`.
+    pub fn cut_count(&self, points: &[CutPoint]) -> u64 {
+        self.lock().cuts.iter().filter(|point| points.contains(point)).count() as u64
     }
 
     /// How often the space was looked at while less than the reserve was left, or a sync failed for want of it.
@@ -274,10 +283,11 @@ impl SimDisk {
 impl State {
     /// Passes the point before the operation `what` on `name`, unless the power goes there.
     fn pass(&mut self, what: &str, name: &str, key: &[u8]) -> io::Result<()> {
-        if self.cut.take_if(|point| point.is_at(what, name, key)).is_none() {
+        let switched = self.switched;
+        let Some(point) = self.cut.take_if(|point| point.is_at(what, name, key, switched)) else {
             return Ok(());
-        }
-        self.cut_count += 1;
+        };
+        self.cuts.push(point);
         self.poison = Some("the power is gone (planned fault)");
         Err(io::Error::other("the power went (planned fault)"))
     }
@@ -528,13 +538,15 @@ fn parts<'a>(change: &Change<'a>) -> (&'static str, &'a [u8], usize) {
 
 impl Store for Handle {
     fn write(&self, changes: &[(&str, Change<'_>)]) -> io::Result<()> {
-        let mut state = self.state()?;
+        let (mut state, mut switches) = (self.state()?, false);
         for (tree, change) in changes {
             check_item(tree, change)?;
             let (what, key, _) = parts(change);
             state.pass(what, tree, key)?;
+            switches |= CutPoint::Switch.is_at(what, tree, key, false);
         }
         state.store.write(changes);
+        state.switched |= switches;
         drop(state);
         for (tree, change) in changes {
             let (what, key, size) = parts(change);
@@ -580,6 +592,7 @@ impl Store for Handle {
         let count = self.disk.lock().store.count();
         self.sync_with("sync", "store", move |state| {
             state.store.synced(count);
+            state.switched = false;
             state.sync_count += 1;
             Ok(())
         })
