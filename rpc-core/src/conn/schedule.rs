@@ -525,21 +525,6 @@ mod tests {
     }
 
     #[test]
-    fn who_has_waited_for_long_and_may_go_counts_at_once() {
-        let mut scene = Scene::default();
-        scene.add(1, 10 << 20, FULL);
-        scene.add(2, SIZE, FULL);
-        scene.add(3, SIZE + 1, FULL);
-        while scene.senders.contains_key(&1) {
-            scene.step();
-        }
-        for _ in 0..30 {
-            assert!(scene.outstanding() <= FULL * 3 / 2 + 2 * UNSCHEDULED, "{}", scene.outstanding());
-            scene.step();
-        }
-    }
-
-    #[test]
     fn the_way_is_full_when_it_has_not_grown_for_three_rounds_and_a_pause_is_no_round() {
         let mut capacity = Capacity::default();
         let mut millis = 0;

@@ -148,7 +148,7 @@ impl Outlet {
     /// Ends the stream, if nothing has ended it yet.
     pub(super) fn end(&self, error: Option<RpcError>) {
         let mut state = self.lock();
-        if state.end.is_none() && state.over.is_none() && !matches!(state.to, To::Gone) {
+        if state.end.is_none() && state.over.is_none() {
             state.end = Some(error);
             self.flush(state);
         }
