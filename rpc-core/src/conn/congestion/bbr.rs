@@ -5,7 +5,7 @@
 //!
 //! | phase | rate | window | until |
 //! | --- | --- | --- | --- |
-//! | startup | 2.77 bw | 2.77 bdp | the bandwidth grew by less than 1/4 in three round trips, or a full queue loses |
+//! | startup | 2.77 bw | 2.77 bdp | the bandwidth grew by less than 1/4 in three round trips (those that the application limited count if there was a queue and the window was full), or a full queue loses |
 //! | drain | 0.36 bw | 2.77 bdp | no more than one bdp is on the way |
 //! | cycle: up | 1.25 bw | 2 bdp + slack | one shortest round trip, and 1.25 bdp on the way or a full queue loses |
 //! | cycle: down | 0.75 bw | 2 bdp + slack | one shortest round trip, or one bdp on the way |
@@ -193,7 +193,10 @@ impl Bbr {
         if !self.round.queued {
             self.chance_ppm = (self.chance_ppm * 7 + self.round.lost_ppm()) / 8;
         }
-        if self.phase == Phase::Startup && !acked.sample.application_limited {
+        // Who sends messages one at a time is limited by himself in every sample; with a queue and a full window the path
+        // shows all the same that it has no more. Otherwise he would send in bursts, at this rate, for ever.
+        let is_telling = !acked.sample.application_limited || (self.round.queued && acked.limited);
+        if self.phase == Phase::Startup && is_telling {
             if self.bandwidth >= self.full.bandwidth / 4 * 5 {
                 self.full = FullPipe { bandwidth: self.bandwidth, rounds: 0 };
             } else {

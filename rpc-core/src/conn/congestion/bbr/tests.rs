@@ -95,6 +95,12 @@ fn startup_sends_faster_than_was_measured_until_nothing_grows_then_drains() {
         scene.round_of(RTT, BDP, BDP, |acked| acked.sample.application_limited = true);
     }
     assert_eq!(scene.bbr.phase, Phase::Startup, "what the application limits does not grow");
+    for _ in 0..9 {
+        scene.round_of(2 * RTT, BDP, BDP, |acked| {
+            (acked.sample.application_limited, acked.limited) = (true, false);
+        });
+    }
+    assert_eq!(scene.bbr.phase, Phase::Startup, "nor is a queue his that does not fill the window");
     scene.round(BDP, 2 * BDP);
     assert_eq!((scene.bbr.phase, scene.bbr.pacing_rate()), (Phase::Drain, Some(BANDWIDTH / 100 * 36)));
     (0..3).for_each(|_| scene.round(BDP, BDP + 1));
@@ -102,6 +108,19 @@ fn startup_sends_faster_than_was_measured_until_nothing_grows_then_drains() {
     scene.round(BDP, BDP);
     assert_eq!((scene.bbr.phase, scene.bbr.pacing_rate()), (Phase::Cruise, Some(BANDWIDTH)));
     assert_eq!(scene.bbr.window(), 2 * BDP + BANDWIDTH / 500 + 3 * PACKET, "with the slack of 2 ms");
+}
+
+/// One message at a time, sent in one burst: a client of echoes stayed in startup for ever, and delayed the answers'
+/// acknowledgements by its bursts.
+#[test]
+fn startup_ends_with_a_full_window_and_a_queue_though_the_application_limits_every_sample() {
+    let mut scene = Scene::new();
+    (0..3).for_each(|_| scene.round(BDP, 2 * BDP));
+    assert_eq!(scene.bbr.phase, Phase::Startup);
+    for _ in 0..5 {
+        scene.round_of(2 * RTT, BDP, 2 * BDP, |acked| acked.sample.application_limited = true);
+    }
+    assert_ne!(scene.bbr.phase, Phase::Startup);
 }
 
 #[test]
