@@ -19,6 +19,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -62,9 +63,14 @@ impl Journal {
     /// `InvalidData` when a head cannot be read or a group between two others is missing; or what the disk says.
     pub(super) fn open(folder: &Path, saved: u64, size: u64) -> io::Result<(Self, Vec<Group>)> {
         let files = [open_file(folder, 0, size)?, open_file(folder, 1, size)?];
+        // Each group has a page of its own at least.
+        let mut number_max = saved;
+        for (file, _) in &files {
+            number_max = number_max.saturating_add(file.metadata()?.len() / PAGE_SIZE);
+        }
         let mut found = Vec::new();
         for (index, file) in files.iter().enumerate() {
-            found.extend(scan(file, index, saved)?);
+            found.extend(scan(file, index, saved + 1..=number_max)?);
         }
         found.sort_by_key(|(number, ..)| *number);
         if let Some((missing, (number, ..))) = (saved + 1..).zip(&found).find(|(due, found)| *due != found.0)
@@ -171,9 +177,13 @@ fn make_file(folder: &Path, path: &Path, size: u64) -> io::Result<(File, u64)> {
     Ok((file, salt))
 }
 
-/// The groups after number `saved` in a file: number, position behind it, and the group. Groups begin at pages; where none
-/// begins, it is looked for at the next one.
-fn scan((file, salt): &(File, u64), index: usize, saved: u64) -> io::Result<Vec<(u64, u64, Group)>> {
+/// The groups with these numbers in a file: number, position behind it, and the group. Groups begin at pages; where none
+/// of them begins, it is looked for at the next one.
+fn scan(
+    (file, salt): &(File, u64),
+    index: usize,
+    numbers: RangeInclusive<u64>,
+) -> io::Result<Vec<(u64, u64, Group)>> {
     let size = file.metadata()?.len();
     let (mut found, mut position) = (Vec::new(), PAGE_SIZE);
     while position + GROUP_HEAD_SIZE as u64 <= size {
@@ -183,7 +193,7 @@ fn scan((file, salt): &(File, u64), index: usize, saved: u64) -> io::Result<Vec<
         let end = position + GROUP_HEAD_SIZE as u64 + u64::from(length);
         position += PAGE_SIZE;
         // A group has operations: what is zero was never written.
-        if length == 0 || end > size {
+        if length == 0 || end > size || !numbers.contains(&number) {
             continue;
         }
         let mut group = vec![0; GROUP_HEAD_SIZE + length as usize];
@@ -191,9 +201,7 @@ fn scan((file, salt): &(File, u64), index: usize, saved: u64) -> io::Result<Vec<
         if checksum(*salt, &group[4..]) == u32_at(&head, 0) {
             let operations = group.split_off(GROUP_HEAD_SIZE);
             position = position - PAGE_SIZE + pages(GROUP_HEAD_SIZE + operations.len());
-            if number > saved {
-                found.push((number, position, Group { file: index, operations }));
-            }
+            found.push((number, position, Group { file: index, operations }));
         }
     }
     Ok(found)
