@@ -59,9 +59,9 @@ impl NodeConfig {
 pub struct Timers {
     /// Between two heartbeats. Default 50 ms.
     pub heartbeat: Duration,
-    /// The shortest election timeout. Default 250 ms; several heartbeats.
+    /// The shortest election timeout. Default 200 ms; several heartbeats.
     pub election_min: Duration,
-    /// The longest election timeout, and the leader's lease. Default 400 ms.
+    /// The longest election timeout, and the leader's lease. Default 350 ms.
     pub election_max: Duration,
     /// A leader that reaches no quorum for so long is silent between probes this far apart. Default 1 s; at least
     /// twice `election_max`.
@@ -79,8 +79,8 @@ impl Default for Timers {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(50),
-            election_min: Duration::from_millis(250),
-            election_max: Duration::from_millis(400),
+            election_min: Duration::from_millis(200),
+            election_max: Duration::from_millis(350),
             quorum_loss_probe: Duration::from_secs(1),
         }
     }
