@@ -247,7 +247,7 @@ fn asleep(lasts: Duration) -> Vec<(Duration, Fault)> {
 
 /// A node is away for so long that it needs a snapshot, and its power goes when it has installed that.
 fn install(nodes: u64, lasts: Duration, random: &mut SeededRandom) -> Vec<(Duration, Fault)> {
-    let back = lasts * 3 / 5;
+    let back = lasts * 4 / 5;
     let node = Who::Nodes(vec![random.between(1, nodes)]);
     vec![
         (Duration::ZERO, Fault::Kill(node.clone())),
