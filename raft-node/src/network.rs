@@ -138,6 +138,13 @@ impl Network {
         self.streams.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether this node may believe what its members answer: not for a while after it was suspended, when openraft takes
+    /// late answers for answers to later messages.
+    pub(crate) fn is_settled(&self) -> bool {
+        let clocks = Clocks::of(&self.runtime);
+        self.freshness.is_since(clocks.now, clocks)
+    }
+
     /// What is committed, and how long ago a quorum acknowledged this node as the leader, if it leads and has committed an
     /// entry of its term: before that it does not know everything that is committed.
     pub(crate) fn known(&self) -> Option<Known> {

@@ -28,6 +28,9 @@ pub(crate) async fn read_index<S: StateMachine>(
         return ReadIndex::At(applied.map_or(0, |id| id.index));
     }
     let by_lease = plant::READ_BY_LEASE.is_planted();
+    if !by_lease && !running.network.is_settled() {
+        return ReadIndex::Refused(Refusal::LeaseExpired);
+    }
     let policy = if by_lease { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
     let confirmed = running.raft.get_read_linearizer(policy);
     match runtime.timeout_at(deadline, confirmed).await {
