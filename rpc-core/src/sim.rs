@@ -152,13 +152,12 @@ impl World {
 
     /// Goes on with a suspended node, which notices nothing but what its wall clock shows.
     pub fn wake(&self, node: NodeNumber) {
-        let sleepers = {
-            let mut state = self.shared.lock();
-            let now = state.executor.now();
-            state.network.deaf.remove(&node);
-            state.trace.record(now, TraceLine::Woken { node });
-            state.executor.wake(node, &self.shared.ready)
-        };
+        let mut state = self.shared.lock();
+        let now = state.executor.now();
+        state.network.deaf.remove(&node);
+        state.trace.record(now, TraceLine::Woken { node });
+        let sleepers = state.executor.wake(node, &self.shared.ready);
+        drop(state);
         sleepers.into_iter().for_each(Waker::wake);
     }
 

@@ -17,7 +17,7 @@ pub(super) struct Clock {
     /// The virtual time at which the rate was set.
     since: u64,
     rate: u32,
-    is_stopped: bool,
+    pub(super) is_stopped: bool,
     wall_offset_ms: i64,
 }
 

@@ -39,7 +39,6 @@ struct Node {
     life: Life,
     alive: bool,
     paused: bool,
-    suspended: bool,
     /// Tasks that became ready while the node was paused or suspended.
     stalled: Vec<Arc<TaskWaker>>,
     clock: Clock,
@@ -66,8 +65,8 @@ impl Executor {
         let life = self.nodes.get(&node).map_or(1, |node| node.life + 1);
         let clock = Clock::new(base, self.now);
         let random = random.fork();
-        let (paused, suspended, stalled) = (false, false, Vec::new());
-        self.nodes.insert(node, Node { life, alive: true, paused, suspended, stalled, clock, random });
+        let stalled = Vec::new();
+        self.nodes.insert(node, Node { life, alive: true, paused: false, stalled, clock, random });
         life
     }
 
@@ -101,7 +100,6 @@ impl Executor {
     pub(super) fn suspend(&mut self, node: NodeNumber) {
         let now = self.now;
         if let Some(node) = self.nodes.get_mut(&node) {
-            node.suspended = true;
             node.clock.stop(now, true);
         }
     }
@@ -110,7 +108,6 @@ impl Executor {
     pub(super) fn wake(&mut self, node: NodeNumber, ready: &ReadyQueue) -> Vec<Waker> {
         let now = self.now;
         if let Some(node) = self.nodes.get_mut(&node) {
-            node.suspended = false;
             node.clock.stop(now, false);
             ready.lock().extend(node.stalled.drain(..));
         }
@@ -221,7 +218,8 @@ fn poll_task(shared: &Arc<Shared>, woken: &Arc<TaskWaker>) {
         let mut state = shared.lock();
         let executor = &mut state.executor;
         let Some(slot) = executor.tasks.get_mut(&woken.id) else { return };
-        if let Some(node) = executor.nodes.get_mut(&slot.node).filter(|node| node.paused || node.suspended) {
+        let is_held = |node: &&mut Node| node.paused || node.clock.is_stopped;
+        if let Some(node) = executor.nodes.get_mut(&slot.node).filter(is_held) {
             node.stalled.push(Arc::clone(woken));
             return;
         }
